@@ -1,0 +1,113 @@
+"""What each actor can be asked, seen from its callers. The picture in words:
+
+    serve_app -> tracker, analyzers, ledger      tracker -> ledger, analyzers
+    analyzers -> ledger                          notifiers -> ledger
+
+A handle is either an in-process twin (tests, ``analyze`` without Ray) or a wrapper over a Ray actor handle made by
+``actors/cluster.py``; both look like these protocols. Every method is idempotent, has a timeout at the caller, and
+raises errors of ``attr_actors.errors`` only (``Unavailable`` while the actor restarts).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attr_actors.models import (
+    Analysis,
+    AnalyzeRequest,
+    Delivery,
+    Flight,
+    Health,
+    JobMode,
+    JobsPage,
+    JobView,
+    Peek,
+    Recording,
+    Snapshot,
+    Stats,
+    Submission,
+)
+
+
+class LedgerHandle(Protocol):
+    """The durable store. It calls nobody; a reply means that the transaction is on disk."""
+
+    async def lookup(self, path: str) -> Analysis | None:
+        """Return the newest stored analysis of a path, whatever its snapshot or engine; the caller judges validity."""
+
+    async def record(self, recordings: tuple[Recording, ...]) -> None:
+        """Store analyses and their outbox rows in one transaction; the same entry twice is stored once."""
+
+    async def begin_attempt(self, snapshot: Snapshot, engine: str) -> int:
+        """Count an analysis before it starts; return how many started for this snapshot without being recorded."""
+
+    async def load_jobs(self, after_path: str, limit: int) -> tuple[str, ...]:
+        """Return saved jobs (JSON texts made by the tracker) in path order after ``after_path``."""
+
+    async def save_jobs(self, jobs: tuple[tuple[str, str], ...], forget: tuple[str, ...]) -> None:
+        """Store (path, JSON text) pairs and drop forgotten paths, in one transaction."""
+
+    async def lease(self, sink: str, limit: int, lease_s: float) -> tuple[Delivery, ...]:
+        """Lease due deliveries of a sink; an unacknowledged one is due again after ``lease_s``."""
+
+    async def acknowledge(self, delivery_ids: tuple[int, ...]) -> None:
+        """Mark deliveries as done."""
+
+    async def postpone(self, delivery_id: int, delay_s: float, reason: str) -> None:
+        """Count a failed attempt and try again after a delay."""
+
+    async def park(self, delivery_id: int, reason: str) -> None:
+        """Set a delivery aside with its reason; it waits for an operator."""
+
+    async def stats(self) -> Stats:
+        """Return counts of entries, jobs and outbox rows per sink and state, and the age of the oldest due row."""
+
+    async def health(self) -> Health:
+        """Return version, settings fingerprint and issues."""
+
+
+class AnalyzerHandle(Protocol):
+    """One of N analyzers; a path is always asked of number ``crc32(path) % N``."""
+
+    async def analyze(self, request: AnalyzeRequest) -> Analysis:
+        """Return the answer, joining the flight of the same path. A caller that goes away does not stop it."""
+
+    async def start(self, request: AnalyzeRequest) -> None:
+        """Start (or join) the flight and return at once."""
+
+    async def peek(self, path: str) -> Peek:
+        """Return what is known without starting work."""
+
+    async def flights(self) -> tuple[Flight, ...]:
+        """Return the analyses under way."""
+
+    async def stats(self) -> Stats:
+        """Return counters of flights, scans and model calls."""
+
+    async def health(self) -> Health:
+        """Return version, settings fingerprint and issues."""
+
+
+class TrackerHandle(Protocol):
+    """The job tracker: every job's mode, files and life."""
+
+    async def submit(self, submission: Submission) -> JobView:
+        """Register or refresh a job; the reply is durable. Starts the analysis for ``terminal``.
+
+        Raises JobLimitReached, InvalidParameter (conflicting cycle_id), and what reading the log raises.
+        """
+
+    async def finish(self, path: str) -> JobView | None:
+        """Return the job of a path with its files freshly listed, marking a splitlog job terminated; None if untracked."""
+
+    async def find(self, path: str) -> JobView | None:
+        """Return the job of a path without changing anything; None if untracked."""
+
+    async def jobs(self, mode: JobMode | None, limit: int, offset: int) -> JobsPage:
+        """Return one page of jobs."""
+
+    async def stats(self) -> Stats:
+        """Return counters of submissions, modes, deferrals, permission errors and cleanup."""
+
+    async def health(self) -> Health:
+        """Return version, settings fingerprint and issues."""

@@ -1,0 +1,186 @@
+"""The one Settings: every limit with its unit and the reason for its default.
+
+Order of precedence: arguments (Serve YAML ``args:``) > environment > ``.env`` > default. Names follow the predecessor:
+``NVRX_ATTRSVC_<FIELD>``; a few keep the bare names that their owners publish (``NVIDIA_API_KEY``, ``SLACK_BOT_TOKEN``, ...).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from attr_actors.errors import BadSettings
+
+PREFIX = "NVRX_ATTRSVC_"
+RATE = re.compile(r"^\s*[1-9]\d*\s*(?:/|per)\s*(?:\d+\s*)?(?:second|minute|hour|day)s?\s*$", re.IGNORECASE)
+
+
+def _bare(name: str, *others: str) -> AliasChoices:
+    """Accept a variable without the prefix (and other spellings of it)."""
+    return AliasChoices(name, name.lower(), *others)
+
+
+class Settings(BaseSettings):
+    """All settings of the service. ``Settings.load()`` turns faults into one clear message each."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", populate_by_name=True, frozen=True, hide_input_in_errors=True
+    )
+
+    # Where logs may be, and where the service listens.
+    allowed_root: str = Field(description="Directory that every log path must lie in, after links are resolved.")
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback by default.")
+    port: int = Field(8000, ge=1, le=65535, description="TCP port of the HTTP endpoint.")
+    fast_api_root_path: str = Field("", description="Path prefix that a reverse proxy strips.")
+    log_level_name: str = Field(
+        "INFO",
+        description="Level of the service's own log.",
+        validation_alias=AliasChoices(PREFIX + "LOG_LEVEL_NAME", PREFIX + "LOG_LEVEL"),
+    )
+    cluster_name: str = Field("", description="Name of the training cluster in records and alerts.")
+
+    # Ledger.
+    cache_file: str = Field("", description="The ledger's database file; empty: attr-actors/ledger.db in the user's state directory.")
+    cache_grace_period_seconds: float = Field(600, ge=0, description="An answer younger than this is served without a stat of its log, s.")
+    entry_age_max_s: float = Field(14 * 86400, gt=0, description="Answers whose log is older than this are evicted, s.")
+
+    # Rate limits, per client and shared by all replicas: "N/second|minute|hour|day".
+    rate_limit_submit: str = Field("1200/minute", description="POST /logs.")
+    rate_limit_analyze: str = Field("60/minute", description="GET /logs.")
+    rate_limit_preview: str = Field("120/minute", description="GET /print.")
+
+    # Analysis.
+    compute_timeout: float = Field(300, gt=0, description="Longest wait of a GET for an answer, s; the flight goes on.")
+    analyzers: int = Field(2, ge=1, le=1024, description="Number of analyzer actors; a path always goes to the same one.")
+    flights_max: int = Field(256, ge=1, description="Analyses under way or queued per analyzer; more are refused with 503.")
+    scan_threads: int = Field(2, ge=1, description="Logs that one analyzer reads at a time.")
+    evidence_bytes_max: int = Field(24_000, ge=2_000, description="Evidence kept per answer, bytes (about 8k tokens).")
+    signatures_dir: str = Field("", description="Directory with an operator's own signature rows.")
+
+    # Jobs.
+    max_jobs: int = Field(100_000, ge=1, description="Tracked jobs; more are refused with 503 job_limit_reached.")
+    poll_interval_s: float = Field(300, gt=0, description="Time between two looks at the tracked files, s; jittered by 10 %.")
+    pending_age_max_s: float = Field(7 * 86400, gt=0, description="A pending job older than this is forgotten, s.")
+    terminated_age_max_s: float = Field(3600, gt=0, description="A terminated job is forgotten after this, s.")
+    job_age_max_s: float = Field(180 * 86400, gt=0, description="Any job older than this is forgotten, s.")
+
+    # Model.
+    llm_model: str = Field("nvidia/llama-3.3-nemotron-super-49b-v1", description="Model name at the endpoint.")
+    llm_base_url: str = Field("https://integrate.api.nvidia.com/v1", description="OpenAI-compatible endpoint.")
+    llm_temperature: float = Field(0.2, ge=0, le=2)
+    llm_top_p: float = Field(0.7, gt=0, le=1)
+    llm_max_tokens: int = Field(8192, ge=1, description="Longest reply, tokens.")
+    nvidia_api_key: SecretStr | None = Field(None, validation_alias=_bare("NVIDIA_API_KEY"))
+    nvidia_api_key_file: str = Field("", validation_alias=_bare("NVIDIA_API_KEY_FILE"))
+
+    # Sinks.
+    dataflow_index: str = Field("", description="Elasticsearch index for records; empty: no records.")
+    slack_bot_token: SecretStr | None = Field(None, validation_alias=_bare("SLACK_BOT_TOKEN"))
+    slack_channel: str = Field("", validation_alias=_bare("SLACK_CHANNEL"))
+    slack_email_domain: str = Field("", validation_alias=_bare("SLACK_EMAIL_DOMAIN", PREFIX + "SLACK_EMAIL_DOMAIN"))
+
+    # The cluster.
+    ray_namespace: str = Field("attr-actors", description="Ray namespace of the actors.")
+    call_timeout_s: float = Field(10, gt=0, description="Longest wait of one actor for another's quick answer, s.")
+    replicas_min: int = Field(1, ge=1, description="Fewest ingress replicas.")
+    replicas_max: int = Field(2, ge=1, description="Most ingress replicas.")
+
+    @field_validator("allowed_root")
+    @classmethod
+    def _root_is_a_directory(cls, value: str) -> str:
+        if not value.startswith("/"):
+            raise ValueError("must be an absolute path")
+        if not os.path.isdir(value):
+            raise ValueError(f"'{value}' is not a directory")
+        return os.path.realpath(value)
+
+    @field_validator("rate_limit_submit", "rate_limit_analyze", "rate_limit_preview")
+    @classmethod
+    def _rate_is_readable(cls, value: str) -> str:
+        if not RATE.match(value):
+            raise ValueError(f"'{value}' is not of the form N/second, N/minute, N/hour or N/day")
+        return value
+
+    @field_validator("log_level_name")
+    @classmethod
+    def _level_is_known(cls, value: str) -> str:
+        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+            raise ValueError(f"'{value}' is not one of DEBUG, INFO, WARNING, ERROR, CRITICAL")
+        return value.upper()
+
+    @classmethod
+    def load(cls, **arguments: Any) -> Settings:
+        """Read the settings. Raises BadSettings with one line per fault, naming the variable."""
+        try:
+            return cls(**arguments)
+        except ValidationError as exc:
+            lines = [f"{env_name(str(error['loc'][0]))}: {_sentence(error)}" for error in exc.errors(include_url=False)]
+            raise BadSettings("\n".join(lines)) from None
+
+    @property
+    def ledger_file(self) -> str:
+        """Return the path of the ledger's database."""
+        if self.cache_file:
+            return os.path.abspath(self.cache_file)
+        state = os.environ.get("XDG_STATE_HOME") or os.path.join(Path.home(), ".local", "state")
+        return os.path.join(state, "attr-actors", "ledger.db")
+
+    def fingerprint(self) -> str:
+        """Return a short hash of all settings: actors made with another one are replaced. Reveals no secret."""
+        plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else v for k, v in self}
+        return hashlib.sha256(repr(sorted(plain.items())).encode()).hexdigest()[:16]
+
+
+def _sentence(error: Any) -> str:
+    if error["type"] == "missing":
+        return "is required; set it, for example to the directory that holds the job logs"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def env_name(field: str) -> str:
+    """Return the environment variable of a field (or of an alias, which is its own name)."""
+    if field in Settings.model_fields:
+        alias = Settings.model_fields[field].validation_alias
+        if isinstance(alias, AliasChoices):
+            return str(alias.choices[0])
+        return PREFIX + field.upper()
+    return field
+
+
+Origin = Literal["argument", "environment", ".env", "default"]
+
+
+def origins(settings: Settings, arguments: dict[str, Any]) -> dict[str, Origin]:
+    """Tell for each field where its value came from."""
+    sources: list[tuple[Origin, PydanticBaseSettingsSource]] = [
+        ("environment", EnvSettingsSource(Settings)),
+        (".env", DotEnvSettingsSource(Settings)),
+    ]
+    found: dict[str, Origin] = dict.fromkeys(Settings.model_fields, "default")
+    for origin, source in reversed(sources):
+        given = {str(k).lower() for k in source()}
+        for name in found:
+            if name in given or env_name(name).lower() in given or env_name(name).removeprefix(PREFIX).lower() in given:
+                found[name] = origin
+    for name in arguments:
+        if name in found:
+            found[name] = "argument"
+    return found
+
+
+def masked(settings: Settings) -> dict[str, Any]:
+    """Return the effective settings for people, with secrets and passwords in URLs masked."""
+    shown: dict[str, Any] = {}
+    for name, value in settings:
+        if isinstance(value, SecretStr):
+            value = "********"
+        elif isinstance(value, str):
+            value = re.sub(r"(://[^/:@\s]*):[^@/\s]*@", r"\1:********@", value)
+        shown[name] = value
+    return shown
