@@ -15,7 +15,7 @@ from attr_actors.actors.isolation import analyze_isolated
 from attr_actors.actors.single_flight import SingleFlight
 from attr_actors.core.engine import Engine
 from attr_actors.core.paths import LogPath, admit, stat_log
-from attr_actors.core.validity import is_valid
+from attr_actors.core.validity import in_grace, is_valid
 from attr_actors.errors import AnalysisFailed, NotFound, Unavailable
 from attr_actors.handles import LedgerHandle
 from attr_actors.models import Analysis, AnalyzeRequest, Flight, Health, Peek, Recording, Snapshot, Stats
@@ -91,15 +91,17 @@ class Analyzer:
         return analysis
 
     async def _still_holds(self, stored: Analysis) -> bool:
+        """Judge a stored answer by the ledger's rule: inside the grace period without a stat, afterwards by size and mtime."""
+        settings, now = self._settings, time.time()
         if stored.engine != self._engine.fingerprint:
             return False
-        if is_valid(stored, None, time.time(), self._settings.cache_grace_period_seconds):
+        if in_grace(stored, now, settings.cache_grace_period_seconds):
             return True
         try:
-            now = await self._in_thread(lambda: _snapshot(admit(stored.snapshot.path, self._settings.allowed_root)))
+            seen = await self._in_thread(lambda: _snapshot(admit(stored.snapshot.path, settings.allowed_root)))
         except NotFound:
             return False
-        return is_valid(stored, now, time.time(), self._settings.cache_grace_period_seconds)
+        return is_valid(stored, now, settings.cache_grace_period_seconds, settings.entry_age_max_s, seen.size, seen.mtime_ns)
 
     async def _scan(self, path: str) -> Analysis:
         log = await self._in_thread(lambda: admit(path, self._settings.allowed_root))
