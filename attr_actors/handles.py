@@ -23,6 +23,7 @@ from attr_actors.models import (
     JobMode,
     JobsPage,
     JobView,
+    Outcome,
     Peek,
     Recording,
     Snapshot,
@@ -52,14 +53,8 @@ class LedgerHandle(Protocol):
     async def lease(self, sink: str, limit: int, lease_s: float) -> tuple[Delivery, ...]:
         """Lease due deliveries of a sink; an unacknowledged one is due again after ``lease_s``."""
 
-    async def acknowledge(self, delivery_ids: tuple[int, ...]) -> None:
-        """Mark deliveries as done."""
-
-    async def postpone(self, delivery_id: int, delay_s: float, reason: str) -> None:
-        """Count a failed attempt and try again after a delay."""
-
-    async def park(self, delivery_id: int, reason: str) -> None:
-        """Set a delivery aside with its reason; it waits for an operator."""
+    async def settle(self, outcomes: tuple[Outcome, ...]) -> None:
+        """Remove what is done (keeping receipts), postpone what is to be tried again, park the rest; in one transaction."""
 
     async def stats(self) -> Stats:
         """Return counts of entries, jobs and outbox rows per sink and state, and the age of the oldest due row."""
