@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     pending_age_max_s: float = Field(7 * 86400, gt=0, description="A pending job older than this is forgotten, s.")
     terminated_age_max_s: float = Field(3600, gt=0, description="A terminated job is forgotten after this, s.")
     job_age_max_s: float = Field(180 * 86400, gt=0, description="Any job older than this is forgotten, s.")
+    pending_bytes: int = Field(4096, ge=1, description="A log with a job_id and fewer bytes is pending: too early to tell its layout.")
+    marker_head_bytes: int = Field(2**20, ge=4096, description="A log without START PATHS in its first bytes has none and is not read on.")
+    logs_dir_files_max: int = Field(1000, ge=1, description="Log files kept per splitlog job, the last ones in order.")
+    tracker_threads: int = Field(8, ge=1, description="Logs that the tracker looks at in parallel; shared file systems wait.")
+    background_analyses_max: int = Field(8, ge=1, description="Completed logs that the tracker has analysed at a time.")
 
     # Model.
     llm_model: str = Field("nvidia/llama-3.3-nemotron-super-49b-v1", description="Model name at the endpoint.")
