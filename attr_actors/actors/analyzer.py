@@ -37,7 +37,7 @@ class Analyzer:
         self._settings = settings
         self._ledger = ledger
         self._name = name
-        self._engine = Engine(settings)
+        self._engine = Engine(settings.engine)
         self._flights: SingleFlight[Analysis] = SingleFlight(settings.flights_max)
         self._threads = ThreadPoolExecutor(settings.scan_threads, thread_name_prefix="scan")
         self._counts: Counter[str] = Counter()
@@ -113,7 +113,7 @@ class Analyzer:
             if attempts == 1:
                 analysis = await self._in_thread(lambda: self._engine.analyze(log))
             else:  # The process of the last attempt died, perhaps of this log: read it where nothing else can be hurt.
-                analysis = await analyze_isolated(log, self._settings)
+                analysis = await analyze_isolated(log, self._settings.engine, self._settings.compute_timeout)
         finally:
             self._counts["compute.seconds"] += time.monotonic() - started  # type: ignore[assignment]
         self._counts["compute.completed"] += 1
