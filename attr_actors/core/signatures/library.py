@@ -148,7 +148,7 @@ _FIELDS: dict[str, type] = {
     "gate": bool,
 }
 _ALWAYS = ("id", "role", "regex", "example", "why")
-_FOR_FAILURES = ("category", "subcategory", "tier", "owner", "action", "source")
+_FOR_FAILURES = ("category", "tier", "owner", "action", "source")
 _BOUNDS = {"tier": 9, "keep": 4096, "before": 1000, "after": 1000}
 
 
