@@ -27,7 +27,14 @@ CONDITIONAL = re.compile(
 )
 LEVEL_WORD = re.compile(r"(?:\b|_)(?:ERROR|FATAL|CRITICAL|Error|Fatal|error|fatal)\b|^E\d{3,4} |\[E ")
 FRAME_ECHO = re.compile(r"^\s{2,}(?:raise|return|assert|self\.|if |for |with |try|except|import|from) ?|^\s*\^+\s*$")
-GENERIC_TIER = 5
+AFTERMATH = re.compile(
+    r"^\s*$|^\s*[-=*#~_+|]{3,}|^wandb:|^srun:|^slurmstepd:|^\s+\S|NCCL INFO|Warning\b|warnings\.warn|^\[[EWI]"
+    r"|^[EWI]\d{4} |closing signal|exitcode|error_file|Extension modules|^Thread 0x"
+    r"|^frame #|^#\d+|leaked|semaphore|\bepilog|\bsacct\b|^real\s|^user\s|^sys\s|^(?:Mon|Tue|Wed|Thu|Fri|Sat"
+    r"|Sun) |[Ee]xit|[Kk]ill|[Tt]erminat|[Ss]hut(?:ting)? ?down|[Cc]lean"
+)
+PEER_ROW = "connection_lost"
+PEER_CODE = re.compile(r"multiprocessing/(?:connection|managers|queues|resource_sharer|popen_\w+)\.py|multiprocessing/reductions\.py")
 
 
 @dataclass(eq=False)
@@ -61,7 +68,7 @@ class Event:
     @property
     def is_generic(self) -> bool:
         """Tell whether only the exception's type is known."""
-        return self.row.tier >= GENERIC_TIER
+        return self.row.is_generic
 
     @cached_property
     def shape(self) -> str:
@@ -82,10 +89,37 @@ class Evidence:
     saves: list[LogLine]
     dones: list[LogLine]
     tracebacks: list[Traceback]
+    _ordinary: dict[str, list[int]] = field(default_factory=dict)
 
     def of(self, *roles: Role) -> list[Event]:
         """Return the events of some roles, in the file's order."""
         return [e for e in self.events if e.role in roles]
+
+    def ordinary_after(self, stream: str, index: int) -> int:
+        """Count the lines behind a place that are neither failure nor farewell; lines that were not kept are ordinary."""
+        if stream not in self._ordinary:
+            self._ordinary[stream] = self._count_ordinary(stream)
+        return self._ordinary[stream][index - self.first]
+
+    def _count_ordinary(self, stream: str) -> list[int]:
+        """Return for each place how many ordinary lines follow it, in one stream or, for an unlabelled one, in all."""
+        counts = [0] * (self.last - self.first)
+        total = 0
+        for place in range(self.last - self.first - 1, 0, -1):
+            line, before = self.lines[self.first + place], self.lines[self.first + place - 1]
+            if (not stream or line.stream == stream) and line.number not in self._failing and not AFTERMATH.search(line.body):
+                total += 1
+            if not stream:
+                total += max(0, line.number - before.number - 1)
+            counts[place - 1] = total
+        return counts
+
+    @cached_property
+    def _failing(self) -> frozenset[int]:
+        """Return the numbers of lines that belong to events, tracebacks and their messages."""
+        numbers = {e.line.number for e in self.events}
+        numbers |= {more.number for t in self.tracebacks for more in t.more}
+        return frozenset(numbers | {t.end.number for t in self.tracebacks if t.end})
 
     @cached_property
     def ranks(self) -> frozenset[int]:
@@ -158,7 +192,10 @@ def _traceback_event(trace: Traceback, rows: Sequence[Signature]) -> Event:
     chain = [t for t in trace.chain() if t.end is not None]
     root = choose_cause(chain)
     assert root.end is not None
-    reading = read_exception(root.end.body, root.text, root.frames, _best_row(root, rows))
+    row = _best_row(root, rows)
+    if (row is None or row.is_generic) and root.frames and any(PEER_CODE.search(file) for file, _ in root.frames[-2:]):
+        row = next((r for r in rows if r.id == PEER_ROW), row)  # A pipe to another process broke: that process is the cause.
+    reading = read_exception(root.end.body, root.text, root.frames, row)
     others = [t.end for t in chain if t.end is not None and t is not root]
     event = Event(root.end, reading.row, reading.category, reading.action, reading.owner, root, chain=others)
     event.warned = any(t.ignored for t in chain)
@@ -210,10 +247,10 @@ def choose_cause(chain: Sequence[Traceback]) -> Traceback:
 def _best_row(trace: Traceback, rows: Sequence[Signature]) -> Signature | None:
     assert trace.end is not None
     best = _most_specific(trace.end.piece.rows, rows)
-    if best is None or best.tier >= GENERIC_TIER:
+    if best is None or best.is_generic:
         for line in trace.more[:12]:
             other = _most_specific(line.piece.rows, rows)
-            if other is not None and other.tier < GENERIC_TIER and other.role in (Role.PRIMARY, Role.HARDWARE, Role.CASCADE):
+            if other is not None and not other.is_generic and other.role in (Role.PRIMARY, Role.HARDWARE, Role.CASCADE):
                 return other
     return best
 

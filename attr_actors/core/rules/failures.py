@@ -20,6 +20,7 @@ from attr_actors.models import Action, Category, Suspect
 Rule = Callable[[Evidence], Verdict | None]
 FIRST_FAILURE_RANK = re.compile(r"^\s*rank\s*: (\d+) \(local_rank: \d+\)")
 SPECIFIC_WITHIN_LINES = 15
+VAGUE_TIER = 8
 LATE_HARDWARE_S = 600.0
 ECHO_DONE = "done_said"
 
@@ -131,8 +132,14 @@ def primaries(evidence: Evidence) -> list[Event]:
 def standing_primaries(evidence: Evidence) -> list[Event]:
     """Return the primaries that the run did not get over; where it got over all, the last burst still counts."""
     unrecovered = [e for e in primaries(evidence) if not progress_clears(e, evidence)]
-    fatal = [e for e in unrecovered if not run_went_on(e, evidence)]
+    fatal = _known_before_vague([e for e in unrecovered if not run_went_on(e, evidence)])
     return fatal or [e for e in unrecovered if e.trace is not None and not evidence.dones]
+
+
+def _known_before_vague(events: list[Event]) -> list[Event]:
+    """A line that only calls itself an error counts where no better one stands."""
+    known = [e for e in events if e.row.tier < VAGUE_TIER]
+    return known or events
 
 
 def first_error_is_the_root(evidence: Evidence) -> Verdict | None:
@@ -186,6 +193,11 @@ def _first_telling(event: Event, evidence: Evidence) -> LogLine:
         ):
             return other.line
     return event.line
+
+
+def _tells(event: Event) -> bool:
+    """Tell whether a line outside tracebacks reports at warning level or above; libraries warn of a fact before they give up."""
+    return event.firm or (event.warned and event.line.level in ("W", "E"))
 
 
 def _sentence(event: Event) -> str:
