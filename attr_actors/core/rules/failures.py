@@ -21,6 +21,8 @@ Rule = Callable[[Evidence], Verdict | None]
 FIRST_FAILURE_RANK = re.compile(r"^\s*rank\s*: (\d+) \(local_rank: \d+\)")
 SPECIFIC_WITHIN_LINES = 15
 VAGUE_TIER = 8
+TELLING_TIER_MAX = 3
+TELLING_WITHIN_LINES = 400
 LATE_HARDWARE_S = 600.0
 ECHO_DONE = "done_said"
 
@@ -182,15 +184,11 @@ def _more_specific(first: Event, candidates: list[Event]) -> Event:
 
 def _first_telling(event: Event, evidence: Evidence) -> LogLine:
     """Return the first line of the event's row shortly before it: libraries log the fact before Python raises it."""
-    if event.row.tier > 3 or event.trace is None:
+    if event.row.tier > TELLING_TIER_MAX:
         return event.line
     for other in evidence.events:
-        if (
-            other.row is event.row
-            and other.trace is None
-            and 0 < event.line.number - other.line.number <= 400
-            and other.line.rank == event.line.rank
-        ):
+        distance = event.line.number - other.line.number
+        if other.row is event.row and other.trace is None and 0 < distance <= TELLING_WITHIN_LINES and other.line.rank == event.line.rank and _tells(other):
             return other.line
     return event.line
 
