@@ -11,7 +11,7 @@ from itertools import pairwise
 from attr_actors.core.attempts import shape
 from attr_actors.core.categories import Reading, read_exception
 from attr_actors.core.lines import LogLine
-from attr_actors.core.progress import Step, parse_step
+from attr_actors.core.progress import NAN_LOSS, Step, parse_step
 from attr_actors.core.signatures.library import Role, Signature
 from attr_actors.core.tracebacks import EXCEPTION, Traceback, TracebackReader
 from attr_actors.models import Action, Category
@@ -35,6 +35,8 @@ AFTERMATH = re.compile(
     r"|Sun) |[Ee]xit|[Kk]ill|[Tt]erminat|[Ss]hut(?:ting)? ?down|[Cc]lean"
 )
 MESSAGE_LINES_READ = 12
+NAN_ROW = "nan_loss"
+"""Its regex is kept cheap for the scan: which value is no number is read here."""
 PEER_ROW = "connection_lost"
 PEER_CODE = re.compile(r"multiprocessing/(?:connection|managers|queues|resource_sharer|popen_\w+)\.py|multiprocessing/reductions\.py")
 
@@ -171,10 +173,10 @@ def _line_event(line: LogLine, matched: Sequence[Signature]) -> Event | None:
     ):
         return None
     row = min((r for r in failing if r.role is not Role.NOISE), key=lambda r: r.tier, default=None)
-    if row is None:
+    if row is None or (row.id == NAN_ROW and not NAN_LOSS.search(line.body)):
         return None
     is_soft = row.role in (Role.PRIMARY, Role.GENERIC, Role.CONFIRMATION)
-    warned = is_soft and bool(WARNING.search(line.body[:200]) or CONDITIONAL.search(line.body) or DUMP.match(line.body))
+    warned = is_soft and bool(line.level in ("D", "I") or WARNING.search(line.body[:200]) or CONDITIONAL.search(line.body) or DUMP.match(line.body))
     firm = not warned and (not is_soft or _states_a_failure(line, row))
     reading = Reading(row, row.category, row.action, row.owner)
     if row.role is not Role.SCHEDULER and EXCEPTION.match(line.body) and is_soft:
