@@ -27,7 +27,7 @@ CONDITIONAL = re.compile(
     r"|not|try|default|start)\b|\bdefault(?:ing)? to\b|\bdisabled?\b"
 )
 LEVEL_WORD = re.compile(r"(?:\b|_)(?:ERROR|FATAL|CRITICAL|Error|Fatal|error|fatal)\b|^E\d{3,4} |\[E ")
-FRAME_ECHO = re.compile(r"^\s{2,}(?:raise|return|assert|self\.|if |for |with |try|except|import|from) ?|^\s*\^+\s*$")
+FRAME_ECHO = re.compile(r"^frame #\d+: |^\s{2,}(?:raise|return|assert|self\.|if |for |with |try|except|import|from) ?|^\s*\^+\s*$")
 AFTERMATH = re.compile(
     r"^\s*$|^\s*[-=*#~_+|]{3,}|^wandb:|^srun:|^slurmstepd:|^\s+\S|NCCL INFO|Warning\b|warnings\.warn|^\[[EWI]"
     r"|^[EWI]\d{4} |closing signal|exitcode|error_file|Extension modules|^Thread 0x"
@@ -46,7 +46,7 @@ class Event:
     """A fact on a line: the row that reads it, what failed by that reading, and how firmly the line says so.
 
     ``firm``: an exception that ended its traceback, or a message that stands at the start of its line; ``warned``: the line
-    calls itself a warning or speaks of what could happen.
+    calls itself a warning or speaks of what could happen; ``uncaught``: the exception ended a program or a process.
     """
 
     line: LogLine
@@ -57,6 +57,7 @@ class Event:
     trace: Traceback | None = None
     firm: bool = True
     warned: bool = False
+    uncaught: bool = False
     chain: list[LogLine] = field(default_factory=list)
 
     @property
@@ -204,6 +205,7 @@ def _traceback_event(trace: Traceback, rows: Sequence[Signature]) -> Event:
     event = Event(root.end, reading.row, reading.category, reading.action, reading.owner, root, chain=others)
     event.warned = any(t.ignored for t in chain)
     event.firm = not event.warned
+    event.uncaught = any(t.is_uncaught for t in chain)
     return event
 
 
@@ -213,7 +215,9 @@ WRAPPERS = frozenset(
 )
 LOOKUPS = frozenset("KeyError AttributeError StopIteration IndexError ImportError ModuleNotFoundError ValueError TypeError JSONDecodeError Empty".split())
 """How libraries try: what is raised while such an error is handled is the message for people."""
-REQUESTS = frozenset({"hub_unreachable", "http_server_error", "credentials", "object_store", "connection_lost", "name_resolution", "net_unreachable", "timeout_error"})
+REQUESTS = frozenset({"hub_unreachable", "http_server_erro
+    r", "credentials", "object_store", "connection_lost", "name_resolution", "net_unreachable", "timeout_error"
+})
 """Rows of failed requests, which each layer of an HTTP client wraps again; the outermost names what was asked for."""
 UNMISTAKABLE_TIER = 2
 
