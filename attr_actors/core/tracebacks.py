@@ -16,10 +16,12 @@ HEADER = re.compile(r"Traceback \(most recent call last\)|\bTraceback \(innermos
 FRAME = re.compile(r'^[\s|│]*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?')
 BOX = re.compile(r"^\s*[│╭╰┃┏┗]")
 EXCEPTION = re.compile(
-    r"^(?:[|+ ]*)(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*|[a-z_]\w*(?:error|exception|exit|timeout)|timeout|error|gaierror|herror)(?:\([\w.]+\))?)(?:: ?(?P<message>.*)|\s*)$"
+    r"^(?:[|+ ]*)(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*|[a-z_]\w*(?:error|exception|exit|timeout)|timeout"
+    r"|error|gaierror|herror)(?:\([\w.]+\))?)(?:: ?(?P<message>.*)|\s*)$"
 )
 ERROR_NAME = re.compile(
-    r"(?:Error|Exception|Interrupt|Exit|Warning|Timeout|Abort|Failure|Fault|Empty|Full|StopIteration|Killed|OOM|Signal|Expired|NotFound|Cancelled|error|timeout)\w*(?:\([\w.]+\))?$"
+    r"(?:Error|Exception|Interrupt|Exit|Warning|Timeout|Abort|Failure|Fault|Empty|Full|StopIteration|Killed|OOM"
+    r"|Signal|Expired|NotFound|Cancelled|error|timeout)\w*(?:\([\w.]+\))?$"
 )
 CAUSED = "The above exception was the direct cause of the following exception"
 DURING = "During handling of the above exception, another exception occurred"
@@ -27,7 +29,8 @@ INNER = re.compile(
     r"^\s*Original Traceback|-- Process \d+ terminated with the following error|RemoteTraceback|^\s*Exception Group Traceback"
 )
 IGNORED = re.compile(
-    r"^Exception ignored (?:in|on)\b|^Error in (?:sys\.excepthook|atexit)|^Exception in thread .*\((?:_monitor|pin_memory)|^--- Logging error ---"
+    r"^Exception ignored (?:in|on)\b|^Error in (?:sys\.excepthook|atexit)|^Exception in thread .*\((?:_monitor"
+    r"|pin_memory)|^--- Logging error ---"
 )
 FRAMES_MAX = 200
 MESSAGE_LINES_MAX = 60

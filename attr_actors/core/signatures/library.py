@@ -52,6 +52,7 @@ _DEFAULTS: dict[Role, dict[str, int]] = {
     Role.TRACEBACK: {"before": 2, "after": 400},
 }
 """Where a role's window differs from 30 lines on each side."""
+GENERIC_TIER = 5
 SIGNATURE_ACTIONS = frozenset({*(a.value for a in Action if a is not Action.UNKNOWN), "CONFIRM"})
 """CONFIRM: restart once; STOP when the same fingerprint comes again without progress."""
 
@@ -91,6 +92,11 @@ class Signature:
     def is_structural(self) -> bool:
         """Tell whether the row describes the run's structure and not a failure."""
         return self.role in STRUCTURAL
+
+    @property
+    def is_generic(self) -> bool:
+        """Tell whether the row knows an exception's type only, or less."""
+        return self.tier >= GENERIC_TIER
 
     def matches(self, text: str) -> bool:
         """Tell whether a line of text matches, exactly as a scan would say."""
@@ -148,7 +154,7 @@ _FIELDS: dict[str, type] = {
     "gate": bool,
 }
 _ALWAYS = ("id", "role", "regex", "example", "why")
-_FOR_FAILURES = ("category", "subcategory", "tier", "owner", "action", "source")
+_FOR_FAILURES = ("category", "tier", "owner", "action", "source")
 _BOUNDS = {"tier": 9, "keep": 4096, "before": 1000, "after": 1000}
 
 
