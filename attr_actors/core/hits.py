@@ -22,6 +22,7 @@ class Hit(NamedTuple):
 
     start: int
     row: int
+    is_long: bool = False
 
 
 class HitFinder:
@@ -59,7 +60,7 @@ class HitFinder:
                     continue
             elif (exception := self._exceptions[row]) is not None and exception.search(block.text, begin, stop):
                 continue
-            hits.append(Hit(begin, row))
+            hits.append(Hit(begin, row, is_overlong))
         return hits
 
     def _matches_part(self, block: Block, row: int, piece: int, begin: int, stop: int) -> bool:

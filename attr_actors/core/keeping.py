@@ -8,7 +8,7 @@ start of its second flood. Every count is of all matching lines.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from attr_actors.core import sparse
 from attr_actors.core.signatures.library import FAILURE, PROGRESS, Role, Signature
@@ -25,12 +25,13 @@ SEGMENTS_MAX = 2_000
 class Mark:
     """A place in the text: the piece at ``start``, in the line at ``line_start``. ``line_number`` is set when its block is done."""
 
-    __slots__ = ("after", "before", "line_number", "line_start", "row", "start")
+    __slots__ = ("after", "before", "is_long", "line_number", "line_start", "row", "start")
 
-    def __init__(self, start: int, line_start: int, row: int = -1) -> None:
+    def __init__(self, start: int, line_start: int, row: int = -1, is_long: bool = False) -> None:
         self.start = start
         self.line_start = line_start
         self.row = row
+        self.is_long = is_long
         self.line_number = 0
         self.before: Mark | None = None
         self.after: list[Mark] = []
@@ -39,7 +40,7 @@ class Mark:
 class RowHits:
     """The kept hits of one row in one segment."""
 
-    __slots__ = ("_burst_left", "_last_start", "bursts", "count", "first", "keep_first", "last")
+    __slots__ = ("_burst_left", "_last_start", "bursts", "first", "keep_first", "last", "wants_steps")
 
     def __init__(self, row: Signature) -> None:
         is_progress = row.role in PROGRESS
@@ -47,7 +48,7 @@ class RowHits:
         self.first: list[Mark] = []
         self.last: deque[Mark] = deque(maxlen=8 if is_progress else row.keep)
         self.bursts: deque[Mark] = deque(maxlen=0 if is_progress else BURSTS * BURST_HITS)
-        self.count = 0
+        self.wants_steps = row.role in FAILURE
         self._burst_left = 0
         self._last_start = -1
 
@@ -82,6 +83,7 @@ class SegmentHits:
         self.steps_last: deque[Mark] = deque(maxlen=STEPS_LAST)
         self.waiting: list[Mark] = []
         """Hits that still want the steps after them."""
+        self._touched: set[int] = set()
         self.has_failure = False
 
     def add(self, mark: Mark, row: Signature, step: Mark | None, is_new_line: bool) -> None:
@@ -89,6 +91,7 @@ class SegmentHits:
         kept = self.rows.get(mark.row)
         if kept is None:
             kept = self.rows[mark.row] = RowHits(row)
+        self._touched.add(mark.row)
         if is_new_line:
             self.counts[mark.row] = self.counts.get(mark.row, 0) + 1
         if step is not None and step.start < self.start.start:
@@ -105,6 +108,12 @@ class SegmentHits:
         yield from self.steps_last
         for kept in self.rows.values():
             yield from kept.marks()
+
+    def new_marks(self) -> list[Mark]:
+        """Return the kept hits that were added since the last call and are kept still, in order."""
+        marks = {id(m): m for row in self._touched for m in self.rows[row].marks() if not m.line_number}
+        self._touched.clear()
+        return sorted(marks.values(), key=lambda m: m.start)
 
     def forget(self) -> None:
         """Keep the counts only."""
@@ -128,8 +137,3 @@ def trim_segments(segments: list[SegmentHits]) -> None:
         segments[middle].forget()
     if len(segments) > SEGMENTS_MAX:
         del segments[sparse.SEGMENTS_FIRST]
-
-
-def total_counts(counts: Sequence[int]) -> dict[int, int]:
-    """Return the counts that are not zero, by row."""
-    return {row: count for row, count in enumerate(counts) if count}

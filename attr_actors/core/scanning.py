@@ -17,6 +17,7 @@ from attr_actors.core.steps import BlockSteps
 SAMPLE_BYTES = 8 << 20
 """One step per so many bytes is kept as a sample of the run's pace."""
 SAMPLES_MAX = 2_000
+WAITING_MAX = 20_000
 PIECES_DENSE = 48
 """From so many hit pieces on, the steps of a block are found once and for all."""
 
@@ -34,8 +35,8 @@ class Scanning:
         self.counts: dict[int, int] = {}
         self.samples: list[Mark] = []
         self.newlines = 0
+        self.has_open_line = False
         self.bytes_read = 0
-        self.tail = b""
         self._step: Mark | None = None
         self._next_sample = 0
         self._counted_line: dict[int, int] = {}
@@ -49,34 +50,31 @@ class Scanning:
             steps.find_all()
         cursor = block.low
         for hit in hits:
-            cursor = self._take_hit(block, steps, hit, cursor)
+            if hit.start > cursor:
+                self._take_steps(block, steps, cursor, hit.start)
+                cursor = hit.start
+            self._take_hit(block, steps, hit)
         self._take_steps(block, steps, cursor, block.high)
-        self._wait_for_steps(block, steps)
+        self._close_stretch(block, steps, block.high)
         self._take_samples(block, steps)
         self._number(block)
         self.bytes_read = block.high + block.base
+        self.has_open_line = block.raw[block.high - 1] != 0x0A
 
-    def _take_hit(self, block: Block, steps: BlockSteps, hit: Hit, cursor: int) -> int:
+    def _take_hit(self, block: Block, steps: BlockSteps, hit: Hit) -> None:
         row = self._rows[hit.row]
-        if hit.start > cursor:
-            self._take_steps(block, steps, cursor, hit.start)
-            cursor = hit.start
-        mark = Mark(hit.start + block.base, block.line_start_of(hit.start), hit.row)
+        mark = Mark(hit.start + block.base, block.line_start_of(hit.start), hit.row, hit.is_long)
         if opens_segment(row, self.segments[-1], self._step):
-            self._wait_for_steps(block, steps, hit.start)
-            self._open_segment(mark)
+            self._close_stretch(block, steps, hit.start)
+            start = Mark(mark.start, mark.line_start)
+            self._fresh.append(start)
+            self.segments.append(SegmentHits(start))
+            trim_segments(self.segments)
         is_new_line = self._counted_line.get(hit.row) != mark.line_start
         if is_new_line:
             self._counted_line[hit.row] = mark.line_start
             self.counts[hit.row] = self.counts.get(hit.row, 0) + 1
         self.segments[-1].add(mark, row, self._step, is_new_line)
-        return cursor
-
-    def _open_segment(self, mark: Mark) -> None:
-        self._fresh.extend(m for m in self.segments[-1].marks() if not m.line_number)
-        start = Mark(mark.start, mark.line_start)
-        self.segments.append(SegmentHits(start))
-        trim_segments(self.segments)
 
     def _mark_steps(self, block: Block, places: Sequence[int]) -> list[Mark]:
         marks = [Mark(place + block.base, block.line_start_of(place)) for place in places]
@@ -96,22 +94,24 @@ class Scanning:
         segment.steps_last.extend(marks)
         self._step = marks[-1]
 
-    def _wait_for_steps(self, block: Block, steps: BlockSteps, high: int = -1) -> None:
-        """Give the kept failures the steps that follow them in their segment."""
+    def _close_stretch(self, block: Block, steps: BlockSteps, high: int) -> None:
+        """At the end of a block or segment: hand its new hits on, and give the waiting failures the steps that follow them."""
         segment = self.segments[-1]
-        high = block.high if high < 0 else high
-        kept = {id(m): m for hits in segment.rows.values() for m in hits.marks() if not m.line_number and hits.wants_steps}
-        segment.waiting += kept.values()
-        if not segment.waiting:
-            return
-        still = []
+        new = segment.new_marks()
+        self._fresh += new
+        segment.waiting += [m for m in new if segment.rows[m.row].wants_steps]
+        still, searched, places = [], 0, list[int]()
         for mark in segment.waiting:
             low = max(mark.start - block.base + 1, block.low)
-            places = steps.first(low, high, STEPS_AFTER - len(mark.after)) if low < high else []
-            mark.after += self._mark_steps(block, places)
+            if low >= high:
+                still.append(mark)
+                continue
+            if searched == 0 or (places and low > places[0]):
+                searched, places = low, steps.first(low, high, STEPS_AFTER)
+            mark.after += self._mark_steps(block, places[: STEPS_AFTER - len(mark.after)])
             if len(mark.after) < STEPS_AFTER:
                 still.append(mark)
-        segment.waiting = still
+        segment.waiting = still[-WAITING_MAX:]
 
     def _take_samples(self, block: Block, steps: BlockSteps) -> None:
         while self._next_sample < block.high + block.base and len(self.samples) < SAMPLES_MAX:
@@ -123,11 +123,10 @@ class Scanning:
             self._next_sample = (self.samples[-1].start // SAMPLE_BYTES + 1) * SAMPLE_BYTES
 
     def _number(self, block: Block) -> None:
-        """Give line numbers to the new marks that are kept, counting the block's newlines on the way."""
-        marks = [m for m in self.segments[-1].marks() if not m.line_number] + [m for m in self._fresh if not m.line_number]
-        marks.sort(key=lambda m: m.line_start)
+        """Give the new places their line numbers, counting the block's newlines on the way."""
+        self._fresh.sort(key=lambda m: m.line_start)
         raw, place, number = block.raw, block.low, block.line_number
-        for mark in marks:
+        for mark in self._fresh:
             index = mark.line_start - block.base
             if index > place:
                 number += raw.count(b"\n", place, index)

@@ -27,7 +27,9 @@ UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 class Stream(Protocol):
     """Something that fills buffers in order until it returns 0."""
 
-    note: str | None
+    @property
+    def note(self) -> str | None:
+        """What was wrong with the file so far."""
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer from its start and return how many bytes were written; 0 at the end."""

@@ -146,7 +146,9 @@ class Re2Matcher:
             found = self._match(line) if line else []
             if found:
                 # A long line is reported at every step, because re2 tells only that a row matches somewhere in it.
-                places = [*range(end + 1, end + len(line), RE2_STEP_BYTES), end + len(line)] if len(line) > RE2_STEP_BYTES else [end + len(line)]
+                places = (
+                    [*range(end + 1, end + len(line), RE2_STEP_BYTES), end + len(line)] if len(line) > RE2_STEP_BYTES else [end + len(line)]
+                )
                 events += [place << ROW_BITS | row for place in places for row in found]
                 if len(events) > events_max:
                     return events, True
