@@ -10,6 +10,8 @@ raises errors of ``attr_actors.errors`` only (``Unavailable`` while the actor re
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from typing import Protocol
 
 from attr_actors.models import (
@@ -83,6 +85,11 @@ class AnalyzerHandle(Protocol):
         """Return version, settings fingerprint and issues."""
 
 
+def pick(analyzers: Sequence[AnalyzerHandle], path: str) -> AnalyzerHandle:
+    """Return the analyzer of a path. The address is a checksum, because ``hash()`` is salted per process."""
+    return analyzers[zlib.crc32(path.encode(errors="surrogateescape")) % len(analyzers)]
+
+
 class TrackerHandle(Protocol):
     """The job tracker: every job's mode, files and life."""
 
@@ -94,6 +101,9 @@ class TrackerHandle(Protocol):
 
     async def finish(self, path: str) -> JobView | None:
         """Return the job of a path with its files freshly listed, marking a splitlog job terminated; None if untracked."""
+
+    async def refresh(self, path: str) -> JobView | None:
+        """Return the job of a path with its files freshly listed, and let it live on; None if untracked."""
 
     async def find(self, path: str) -> JobView | None:
         """Return the job of a path without changing anything; None if untracked."""

@@ -235,6 +235,15 @@ class Health(Value):
     pid: int
     started_at: float
     issues: tuple[str, ...] = ()
+    failing: bool = False
+
+
+class EngineConfig(Value):
+    """What the engine may spend and where it finds more signatures; part of its fingerprint."""
+
+    evidence_bytes_max: int = 24_000
+    signatures_dir: str = ""
+    scan_backend: Literal["auto", "hyperscan", "re2"] = "auto"
 
 
 class Stats(Value):

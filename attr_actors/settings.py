@@ -16,6 +16,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from attr_actors.errors import BadSettings
+from attr_actors.models import EngineConfig
 
 PREFIX = "NVRX_ATTRSVC_"
 RATE = re.compile(r"^\s*[1-9]\d*\s*(?:/|per)\s*(?:\d+\s*)?(?:second|minute|hour|day)s?\s*$", re.IGNORECASE)
@@ -62,7 +63,10 @@ class Settings(BaseSettings):
     flights_max: int = Field(256, ge=1, description="Analyses under way or queued per analyzer; more are refused with 503.")
     scan_threads: int = Field(2, ge=1, description="Logs that one analyzer reads at a time.")
     evidence_bytes_max: int = Field(24_000, ge=2_000, description="Evidence kept per answer, bytes (about 8k tokens).")
+    scan_backend: Literal["auto", "hyperscan", "re2"] = Field("auto", description="Pattern matcher; auto: hyperscan where it can be had.")
     signatures_dir: str = Field("", description="Directory with an operator's own signature rows.")
+
+    file_timeout_s: float = Field(10, gt=0, description="Longest wait for the file system in a quick request, s; then 503.")
 
     # Jobs.
     max_jobs: int = Field(100_000, ge=1, description="Tracked jobs; more are refused with 503 job_limit_reached.")
@@ -70,12 +74,17 @@ class Settings(BaseSettings):
     pending_age_max_s: float = Field(7 * 86400, gt=0, description="A pending job older than this is forgotten, s.")
     terminated_age_max_s: float = Field(3600, gt=0, description="A terminated job is forgotten after this, s.")
     job_age_max_s: float = Field(180 * 86400, gt=0, description="Any job older than this is forgotten, s.")
+    pending_bytes: int = Field(4096, ge=1, description="A log with a job_id and fewer bytes is pending: too early to tell its layout.")
+    marker_head_bytes: int = Field(2**20, ge=4096, description="A log without START PATHS in its first bytes has none and is not read on.")
+    logs_dir_files_max: int = Field(1000, ge=1, description="Log files kept per splitlog job, the last ones in order.")
+    tracker_threads: int = Field(8, ge=1, description="Logs that the tracker looks at in parallel; shared file systems wait.")
+    background_analyses_max: int = Field(8, ge=1, description="Completed logs that the tracker has analysed at a time.")
 
     # Model.
     llm_model: str = Field("nvidia/llama-3.3-nemotron-super-49b-v1", description="Model name at the endpoint.")
     llm_base_url: str = Field("https://integrate.api.nvidia.com/v1", description="OpenAI-compatible endpoint.")
-    llm_temperature: float = Field(0.2, ge=0, le=2)
-    llm_top_p: float = Field(0.7, gt=0, le=1)
+    llm_temperature: float = Field(0.0, ge=0, le=2)
+    llm_top_p: float = Field(1.0, gt=0, le=1)
     llm_max_tokens: int = Field(8192, ge=1, description="Longest reply, tokens.")
     nvidia_api_key: SecretStr | None = Field(None, validation_alias=_bare("NVIDIA_API_KEY"))
     nvidia_api_key_file: str = Field("", validation_alias=_bare("NVIDIA_API_KEY_FILE"))
@@ -140,6 +149,11 @@ class Settings(BaseSettings):
         except ValidationError as exc:
             lines = [f"{env_name(str(error['loc'][0]))}: {_sentence(error)}" for error in exc.errors(include_url=False)]
             raise BadSettings("\n".join(lines)) from None
+
+    @property
+    def engine(self) -> EngineConfig:
+        """Return the engine's part of the settings."""
+        return EngineConfig(**{name: getattr(self, name) for name in EngineConfig.model_fields})
 
     @property
     def ledger_file(self) -> str:
