@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from attr_actors.core.rendering import checkpoint_saved, render_attribution_text, render_auto_resume, render_cycle_text, render_explanation
-
 from attr_actors.errors import InvalidParameter
 from attr_actors.models import Action, Analysis, Attribution, Peek
 from serve_app.bodies import CycleInfo, Recommendation, ResultBody, ResultReply

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count, islice
 from typing import TypeVar
 
@@ -67,6 +68,8 @@ class Tracker:
         self._poll_failed: str | None = None
         self._opening: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
+        with suppress(RuntimeError):  # Ray makes the actor on its loop: a restarted tracker goes on before anybody asks.
+            self._opening = asyncio.get_running_loop().create_task(self._open())
 
     async def start(self) -> None:
         """Load the jobs and start the clock; does nothing the second time. Raises Unavailable."""

@@ -53,8 +53,11 @@ def cycle_id_from_path(path: str) -> int | None:
 
 
 def is_log_of(name: str, job_id: str) -> bool:
-    """Tell whether a file name matches ``*_{job_id}_*.log`` with the id taken literally; ``*.env.log`` does not."""
-    if not name.endswith(".log") or name.endswith(".env.log") or name.startswith("."):
+    """Tell whether a file name matches ``*_{job_id}_*.log`` with the id taken literally; ``*.env.log`` does not.
+
+    Names with control characters or bytes that are no text are nobody's log either: they could not be shown or asked for.
+    """
+    if not name.endswith(".log") or name.endswith(".env.log") or name.startswith(".") or not name.isprintable():
         return False
     return f"_{job_id}_" in name.removesuffix(".log")
 
