@@ -29,7 +29,7 @@ JOB_ID_PATTERNS = tuple(
 """Where schedulers and launchers put the job id into a path; the first match wins (HTTP contract, GET /logs)."""
 
 CYCLE_NAME = re.compile(r"_cycle(\d{1,9})\.log$")
-DATE_NAME = re.compile(r"_date_(\d\d-\d\d-\d\d)(?:_time_(\d\d-\d\d-\d\d))?\.log$")
+DATE_NAME = re.compile(r"_date_(\d\d)-(\d\d)-(\d\d)(?:_time_(\d\d)-(\d\d)-(\d\d))?\.log$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,9 @@ def _stamp(name: str) -> datetime | None:
     match = DATE_NAME.search(name)
     if not match:
         return None
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
     try:
-        return datetime.strptime(f"{match[1]} {match[2] or '00-00-00'}", "%y-%m-%d %H-%M-%S")
+        return datetime(2000 + year, month, day, hour, minute, second)
     except ValueError:  # 99-99-99 is no date.
         return None
 
