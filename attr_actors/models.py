@@ -238,6 +238,14 @@ class Health(Value):
     failing: bool = False
 
 
+class EngineConfig(Value):
+    """What the engine may spend and where it finds more signatures; part of its fingerprint."""
+
+    evidence_bytes_max: int = 24_000
+    signatures_dir: str = ""
+    scan_backend: Literal["auto", "hyperscan", "re2"] = "auto"
+
+
 class Stats(Value):
     """Counters and gauges of one actor, by dotted name."""
 

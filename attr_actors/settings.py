@@ -16,6 +16,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from attr_actors.errors import BadSettings
+from attr_actors.models import EngineConfig
 
 PREFIX = "NVRX_ATTRSVC_"
 RATE = re.compile(r"^\s*[1-9]\d*\s*(?:/|per)\s*(?:\d+\s*)?(?:second|minute|hour|day)s?\s*$", re.IGNORECASE)
@@ -62,6 +63,7 @@ class Settings(BaseSettings):
     flights_max: int = Field(256, ge=1, description="Analyses under way or queued per analyzer; more are refused with 503.")
     scan_threads: int = Field(2, ge=1, description="Logs that one analyzer reads at a time.")
     evidence_bytes_max: int = Field(24_000, ge=2_000, description="Evidence kept per answer, bytes (about 8k tokens).")
+    scan_backend: Literal["auto", "hyperscan", "re2"] = Field("auto", description="Pattern matcher; auto: hyperscan where it can be had.")
     signatures_dir: str = Field("", description="Directory with an operator's own signature rows.")
 
     file_timeout_s: float = Field(10, gt=0, description="Longest wait for the file system in a quick request, s; then 503.")
@@ -147,6 +149,11 @@ class Settings(BaseSettings):
         except ValidationError as exc:
             lines = [f"{env_name(str(error['loc'][0]))}: {_sentence(error)}" for error in exc.errors(include_url=False)]
             raise BadSettings("\n".join(lines)) from None
+
+    @property
+    def engine(self) -> EngineConfig:
+        """Return the engine's part of the settings."""
+        return EngineConfig(**{name: getattr(self, name) for name in EngineConfig.model_fields})
 
     @property
     def ledger_file(self) -> str:

@@ -17,7 +17,7 @@ AUTO_RESUME = {
     Action.EXCLUDE: "RESTART IMMEDIATE",
     Action.STOP: "STOP - DONT RESTART IMMEDIATE",
     Action.CONTINUE: "ERRORS NOT FOUND",
-    Action.UNKNOWN: "UNKNOWN",
+    Action.UNKNOWN: "RESTART IMMEDIATE",  # In doubt restart: a cluster that stands idle is the costlier mistake.
 }
 TEXT_MAX = 4000
 """Longest text of a record's field, characters: under Lucene's limit of 32,766 bytes per keyword in any script."""

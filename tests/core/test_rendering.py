@@ -36,7 +36,7 @@ KINDS = {"s": (str, list), "l": (int, type(None)), "d": (float,), "ts": (int,)}
         (Action.EXCLUDE, "RESTART IMMEDIATE"),
         (Action.STOP, "STOP - DONT RESTART IMMEDIATE"),
         (Action.CONTINUE, "ERRORS NOT FOUND"),
-        (Action.UNKNOWN, "UNKNOWN"),
+        (Action.UNKNOWN, "RESTART IMMEDIATE"),
     ],
 )
 def test_action_has_the_predecessors_words(action: Action, words: str) -> None:
