@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from attr_actors.core.splitlog import job_id_from_path
-
 from attr_actors.core.paths import LogPath, admit, check_readable, open_log
+from attr_actors.core.splitlog import job_id_from_path
 from attr_actors.errors import AttrError, BusyError, EmptyFile, Unavailable
 from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle, pick
 from attr_actors.models import Analysis, AnalyzeRequest, Health, JobMode, JobView, Peek, Requester, Submission

@@ -62,29 +62,67 @@ def is_log_of(name: str, job_id: str) -> bool:
     return f"_{job_id}_" in name.removesuffix(".log")
 
 
-def list_log_files(logs_dir: LogPath, job_id: str, most: int) -> tuple[Listed, ...]:
+class LogsDirs:
+    """The directories listed during one round over the jobs: those that share a LOGS_DIR share one pass over it.
+
+    Several threads may use it: what is shared is replaced as a whole, never changed in place.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        self._most = most
+        self._names: dict[str, _Names] = {}
+
+    def names(self, logs_dir: str, job_id: str) -> list[str]:
+        """Return the names of a job's files, in no order. Raises OSError."""
+        known = self._names.get(logs_dir)
+        if known is None:
+            known = _Names(os.listdir(logs_dir))
+            kept = self._names if len(self._names) < self._most else {}  # Rounds go in order: what lies behind is done with.
+            self._names = {**kept, logs_dir: known}
+        return known.of(job_id)
+
+
+class _Names:
+    """The log names of one directory; from the second job on they are found by a part of their name."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = [name for name in names if name.endswith(".log")]
+        self._asked = False
+        self._by_part: dict[str, list[str]] | None = None
+
+    def of(self, job_id: str) -> list[str]:
+        if not self._asked:
+            self._asked = True
+            return [name for name in self._names if is_log_of(name, job_id)]
+        if self._by_part is None:
+            by_part: dict[str, list[str]] = {}
+            for name in self._names:
+                for part in set(name.split("_")):
+                    by_part.setdefault(part, []).append(name)
+            self._by_part = by_part
+        return [name for name in self._by_part.get(job_id.split("_")[0], ()) if is_log_of(name, job_id)]
+
+
+def list_log_files(logs_dir: LogPath, job_id: str, most: int, listed: LogsDirs | None = None) -> tuple[Listed, ...]:
     """Return the job's log files in their order, the last ``most`` of them.
 
     One pass over the directory, whatever its size; only matching names are looked at closer. Blocks.
     Raises LogsDirNotReadable.
     """
-    found = []
     try:
-        with os.scandir(logs_dir.path) as entries:
-            for entry in entries:
-                if is_log_of(entry.name, job_id) and (listed := _listed(entry)):
-                    found.append(listed)
+        names = (listed or LogsDirs()).names(logs_dir.path, job_id)
     except OSError:
         raise LogsDirNotReadable(f"permission denied or not found: LOGS_DIR '{logs_dir.path}'") from None
+    found = [file for name in names if (file := _listed(logs_dir.path, name))]
     return tuple(sorted(found, key=order_key)[-most:])
 
 
-def _listed(entry: os.DirEntry[str]) -> Listed | None:
+def _listed(logs_dir: str, name: str) -> Listed | None:
     try:
-        found = entry.stat(follow_symlinks=False)
+        found = os.lstat(os.path.join(logs_dir, name))
     except OSError:  # Removed since it was listed.
         return None
-    return Listed(entry.name, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
+    return Listed(name, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
 
 
 def order_key(file: Listed) -> tuple[int, int, datetime, int, str]:

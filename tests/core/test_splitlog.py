@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from attr_actors.core.paths import LogPath
 from attr_actors.core.splitlog import (
     Listed,
+    LogsDirs,
     cycle_id_from_path,
     is_log_of,
     job_id_from_path,
@@ -147,6 +148,29 @@ def test_listing_takes_regular_files_of_this_job_only(tmp_path: Path) -> None:
 def test_of_too_many_files_the_last_ones_are_kept(tmp_path: Path) -> None:
     place = logs(tmp_path / "logs", *(f"m_1_cycle{n}.log" for n in range(20)))
     assert [f.name for f in list_log_files(place, "1", 3)] == ["m_1_cycle17.log", "m_1_cycle18.log", "m_1_cycle19.log"]
+
+
+def test_jobs_that_share_a_directory_share_one_pass_over_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"m_{job}_cycle{n}.log" for job in ("1", "12", "3_4", "4") for n in range(2)]
+    place = logs(tmp_path / "logs", *names)
+    passes = []
+    monkeypatch.setattr(os, "listdir", lambda path, real=os.listdir: passes.append(path) or real(path))
+    round_ = LogsDirs()
+    for job_id in ("1", "12", "3_4", "3", "4", "x", "1"):
+        shared, alone = list_log_files(place, job_id, 10, round_), list_log_files(place, job_id, 10)
+        assert shared == alone
+    assert len(passes) == 1 + 7
+
+
+def test_a_directory_with_100_000_files_is_bounded_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"m_{job}_cycle{n}.log" for job in range(10_000) for n in range(10)]
+    monkeypatch.setattr(os, "listdir", lambda _: names)
+    stats = []
+    monkeypatch.setattr(os, "lstat", lambda path: stats.append(path) or (_ for _ in ()).throw(FileNotFoundError()))
+    round_ = LogsDirs()
+    for job in range(1000):
+        list_log_files(LogPath("/l", "/"), str(job), 1000, round_)
+    assert len(stats) == 10_000
 
 
 def test_a_directory_that_went_away_is_an_error_of_the_contract(tmp_path: Path) -> None:
