@@ -12,6 +12,7 @@ from attr_actors.core.blocks import Block
 from attr_actors.core.hits import Hit, HitFinder
 from attr_actors.core.keeping import STEPS_AFTER, STEPS_FIRST, STEPS_LAST, Mark, SegmentHits, opens_segment, trim_segments
 from attr_actors.core.signatures.database import Database
+from attr_actors.core.signatures.library import Role
 from attr_actors.core.steps import BlockSteps
 
 SAMPLE_BYTES = 8 << 20
@@ -29,6 +30,8 @@ class Scanning:
         self._rows = database.rows
         self._finder = HitFinder(database.rows, database.events)
         self._progress = database.progress
+        self._attempts = frozenset(i for i, row in enumerate(database.rows) if row.role is Role.ATTEMPT)
+        """Of the hits of one piece these come first: an attempt begins before what its first line says."""
         first = Mark(0, 0)
         first.line_number = 1
         self.segments = [SegmentHits(first)]
@@ -46,6 +49,8 @@ class Scanning:
         """Take the new text of a block."""
         steps = BlockSteps(block, self._progress)
         hits = self._finder.find(block)
+        if any(hit.row in self._attempts for hit in hits):
+            hits.sort(key=lambda hit: (hit.start, hit.row not in self._attempts))
         if len(hits) > PIECES_DENSE:
             steps.find_all()
         cursor = block.low
