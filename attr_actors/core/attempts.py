@@ -63,9 +63,7 @@ class _Cuts:
         roles = roles_of(line, self._rows)
         if self._requeued_at is not None and roles & NEW_LIFE:
             self._cut(self._requeued_at + 1)
-        if Role.ATTEMPT in roles and (self._ended_at is not None or self._moved):
-            self._cut(place)
-        elif self._ended_at is not None and self._heads.get(shape(line.body), place) < place:
+        if (Role.ATTEMPT in roles and (self._ended_at is not None or self._moved)) or (self._ended_at is not None and self._heads.get(shape(line.body), place) < place):
             self._cut(place)
         if Role.ITERATION in roles:
             self._step(line)
