@@ -63,7 +63,9 @@ class _Cuts:
         roles = roles_of(line, self._rows)
         if self._requeued_at is not None and roles & NEW_LIFE:
             self._cut(self._requeued_at + 1)
-        if (Role.ATTEMPT in roles and (self._ended_at is not None or self._moved)) or (self._ended_at is not None and self._heads.get(shape(line.body), place) < place):
+        is_marked = Role.ATTEMPT in roles and (self._ended_at is not None or self._moved)
+        is_repeated = self._ended_at is not None and self._heads.get(shape(line.body), place) < place
+        if is_marked or is_repeated:
             self._cut(place)
         if Role.ITERATION in roles:
             self._step(line)
