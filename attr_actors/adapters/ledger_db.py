@@ -24,6 +24,8 @@ SWEEP_EVERY_S = 10.0
 SWEEP_ROWS = 500
 """Most analyses evicted at a time, so that a record never waits long for it."""
 
+TABLES = ("analyses", "entries", "jobs", "attempts")
+
 LOOKUP = """
 SELECT a.header, e.attribution FROM analyses a LEFT JOIN entries e ON e.analysis_id = a.id
 WHERE a.path = ? AND a.newest ORDER BY e.wl_restart
@@ -113,12 +115,9 @@ class LedgerDb:
     def counts(self, sinks: tuple[str, ...], now: float) -> dict[str, float]:
         """Return rows per table, bytes on disk, and the outbox per sink."""
         with self._reading() as connection:
-            found = {
-                table: float(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-                for table in ("analyses", "entries", "jobs", "attempts")
-            }
+            found = {f"persistence.{table}": float(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) for table in TABLES}
             pages, page_bytes = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-            return {**found, "bytes": float(pages * page_bytes), **outbox.counts(connection, sinks, now)}
+            return {**found, "persistence.bytes": float(pages * page_bytes), **outbox.counts(connection, sinks, now)}
 
     def sweep(self, now: float, age_max_s: float, grace_s: float, keep_max_s: float) -> dict[str, int]:
         """Evict, if it is time: entries of old logs, superseded ones, deliveries and receipts nobody waits for; return counts."""
@@ -127,11 +126,11 @@ class LedgerDb:
         self._swept_at = now
         with self._writing() as tx:
             swept = {
-                "dropped": tx.execute("DELETE FROM outbox WHERE created_at < ?", (now - keep_max_s,)).rowcount,
-                "evicted": tx.execute(
+                "outbox.dropped": tx.execute("DELETE FROM outbox WHERE created_at < ?", (now - keep_max_s,)).rowcount,
+                "cleanup.cache_expired": tx.execute(
                     EVICT.format(condition="a.mtime_ns < ?", limit=SWEEP_ROWS), (int((now - age_max_s) * 1e9), now - grace_s)
                 ).rowcount,
-                "superseded": tx.execute(EVICT.format(condition="NOT a.newest", limit=SWEEP_ROWS), (now - grace_s,)).rowcount,
+                "cleanup.cache_superseded": tx.execute(EVICT.format(condition="NOT a.newest", limit=SWEEP_ROWS), (now - grace_s,)).rowcount,
             }
             tx.execute("DELETE FROM receipts WHERE received_at < ?", (now - keep_max_s,))
             tx.execute("DELETE FROM attempts WHERE started_at < ?", (now - age_max_s,))
