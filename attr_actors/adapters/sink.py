@@ -35,8 +35,10 @@ class Sink(Protocol):
 
     name: str
     batch_max: int
-    counts: Mapping[str, float]
-    """The sink's own counters by dotted name, for /stats; may be empty."""
+
+    @property
+    def counts(self) -> Mapping[str, float]:
+        """The sink's own counters by dotted name, for /stats; may be empty."""
 
     async def deliver(self, deliveries: tuple[Delivery, ...]) -> tuple[Outcome, ...]:
         """Send up to ``batch_max`` deliveries and return an outcome for each, in any order.
