@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attr_actors.adapters.ledger_db import LedgerDb
-from attr_actors.adapters.ledger_file import SCHEMA_VERSION
+from attr_actors.adapters.ledger_schema import SCHEMA_VERSION
 from attr_actors.errors import InvalidPath, LedgerFault
 from attr_actors.models import Action, Outcome, Snapshot
 from tests.answers import analysis, attribution, recording
@@ -217,7 +217,7 @@ def test_ledger_that_lost_its_ownership_writes_no_more(db: LedgerDb, path: str) 
         db.record((recording("/after"),), (), NOW)
     assert db.lookup("/after") is None
     assert db.lookup("/before") is not None
-    assert any("took over" in issue for issue in db.issues.values())
+    assert any("took over" in issue for issue in db.file.issues.values())
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\x00" + b"\xff" * 5000])
@@ -230,7 +230,7 @@ def test_file_that_is_no_database_is_set_aside_loudly(path: str, content: bytes,
     aside = [p for p in Path(path).parent.iterdir() if ".corrupt-" in p.name]
     assert [p.read_bytes() for p in aside] == [content]
     assert "set aside" in caplog.text
-    assert aside[0].name in db.issues["corrupt"]
+    assert aside[0].name in db.file.issues["corrupt"]
     db.close()
 
 
@@ -269,24 +269,24 @@ def test_unknown_schema_refuses_to_start_and_leaves_the_file_alone(path: str, st
 
 def test_full_disk_is_reported_while_reads_go_on_and_forgotten_when_there_is_room(db: LedgerDb) -> None:
     db.record((recording(),), (), NOW)
-    pages = db._connection.execute("PRAGMA page_count").fetchone()[0]
-    db._connection.execute(f"PRAGMA max_page_count = {pages}")
+    pages = db.file._connection.execute("PRAGMA page_count").fetchone()[0]
+    db.file._connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(LedgerFault, match="full"):
         db.record(tuple(recording(f"/{n}") for n in range(100)), SINKS, NOW)
-    assert "full" in db.issues["write"]
+    assert "full" in db.file.issues["write"]
     assert db.lookup("/logs/a.log") is not None
     assert db.counts(SINKS, NOW)["persistence.entries"] == 1
-    db._connection.execute("PRAGMA max_page_count = 1000000")
+    db.file._connection.execute("PRAGMA max_page_count = 1000000")
     db.record((recording("/b"),), (), NOW)
-    assert db.issues == {}
+    assert db.file.issues == {}
 
 
 def test_read_only_file_is_reported_while_reads_go_on(db: LedgerDb) -> None:
     db.record((recording(),), (), NOW)
-    db._connection.execute("PRAGMA query_only = 1")
+    db.file._connection.execute("PRAGMA query_only = 1")
     with pytest.raises(LedgerFault, match="readonly"):
         db.save_jobs((("/a", "{}"),), ())
-    assert "readonly" in db.issues["write"]
+    assert "readonly" in db.file.issues["write"]
     assert db.lookup("/logs/a.log") is not None
 
 
