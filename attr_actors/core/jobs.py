@@ -171,9 +171,10 @@ class Analysed:
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """Time went by."""
+    """Time went by for some jobs."""
 
     at: float
+    paths: tuple[str, ...]
 
 
 Event = Submitted | Looked | Finished | Analysed | Ticked
@@ -260,16 +261,16 @@ class JobBook:
             case Analysed():
                 return tuple(self._analysed(event))
             case Ticked():
-                return tuple(self._ticked(event.at))
+                return tuple(self._ticked(event))
 
-    def due(self, at: float) -> list[str]:
-        """Return the jobs whose files the clock must look at.
+    def is_due(self, path: str, at: float) -> bool:
+        """Tell whether the clock must look at a job's files.
 
-        Left out: a single log (it is looked at when somebody asks) and whatever is done and not yet old enough to go.
+        Not at a single log (it is looked at when somebody asks), nor at what is done and not yet old enough to go.
         """
-        return [path for path, job in self.jobs.items() if self._is_due(job, at)]
-
-    def _is_due(self, job: Job, at: float) -> bool:
+        job = self.jobs.get(path)
+        if job is None:
+            return False
         if job.terminated_at is None:
             return job.mode is not JobMode.SINGLE
         return job.mode is JobMode.PENDING or at >= self._expires_at(job) or bool(owed(job))
@@ -327,9 +328,10 @@ class JobBook:
             self._put(job)
             yield Save(job)
 
-    def _ticked(self, at: float) -> Iterator[Effect]:
-        for path, job in list(self.jobs.items()):
-            if at < self._expires_at(job):
+    def _ticked(self, event: Ticked) -> Iterator[Effect]:
+        for path in event.paths:
+            job = self.jobs.get(path)
+            if job is None or event.at < self._expires_at(job):
                 continue
             kind = "terminated" if job.terminated_at is not None else "pending" if job.mode is JobMode.PENDING else "aged"
             self.counts[f"cleanup.{kind}"] += 1
