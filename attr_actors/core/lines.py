@@ -40,7 +40,9 @@ GLOG_CLOCK = re.compile(r"(?:^|\[)[IWEF](\d\d?)(\d\d) (\d\d):(\d\d):(\d\d)")
 C_CLOCK = re.compile(r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) ([A-Z][a-z]{2}) +(\d{1,2}) (\d\d):(\d\d):(\d\d) (\d{4})")
 SYSLOG_CLOCK = re.compile(r"^([A-Z][a-z]{2}) +(\d{1,2}) (\d\d):(\d\d):(\d\d)\b")
 MONTHS = {m: i for i, m in enumerate(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"], 1)}
-LEVEL = re.compile(r"\b(DEBUG|INFO|WARNING|(?<!NCCL )WARN|ERROR|CRITICAL|FATAL)\b|(?:^|[\[ ])([IWEF])\d{3,4} \d\d:\d\d:\d\d|\[([IWEF])(?:\]| \w)")
+LEVEL = re.compile(
+    r"\b(DEBUG|INFO|WARNING|(?<!NCCL )WARN|ERROR|CRITICAL|FATAL)\b|(?:^|[\[ ])([IWEF])\d{3,4} \d\d:\d\d:\d\d|\[([IWEF])(?:\]| \w)"
+)
 """NCCL's WARN is its error level."""
 
 
