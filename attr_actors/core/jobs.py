@@ -196,7 +196,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Analyse:
-    """Have a complete file analysed; ``urgent``: a client is about to ask."""
+    """Have a complete file analysed; ``urgent``: it is the last one, and a client is about to ask."""
 
     path: str
     name: str
@@ -316,7 +316,7 @@ class JobBook:
         if job.mode is not JobMode.PENDING:
             job = replace(job, terminated_at=job.terminated_at or event.at)
         yield from self._warnings(old, job)
-        yield from self._store(old, job, urgent=False)
+        yield from self._store(old, job, urgent=True)
 
     def _analysed(self, event: Analysed) -> Iterator[Effect]:
         old = self.jobs.get(event.path)
@@ -387,8 +387,8 @@ class JobBook:
             if old is not None and old.mode is JobMode.PENDING:
                 self.counts[f"deferred.total_{job.mode}"] += 1
         for file in owed(job):
-            log = job.path_of(file.name)
-            yield Analyse(job.path, file.name, (file.size, file.mtime_ns), log, job.requester(log), urgent)
+            log, last = job.path_of(file.name), file is job.files[-1]
+            yield Analyse(job.path, file.name, (file.size, file.mtime_ns), log, job.requester(log), urgent and last)
 
     def _put(self, job: Job) -> None:
         old = self.jobs.get(job.path)
