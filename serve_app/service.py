@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from attr_actors.core.paths import LogPath, admit, check_readable, open_log
 from attr_actors.core.splitlog import cycle_id_from_path, job_id_from_path, select_files
-from attr_actors.errors import AttrError, BusyError, EmptyFile, RequestError, Unavailable
+from attr_actors.errors import AnalysisFailed, AttrError, BusyError, EmptyFile, RequestError, Unavailable
 from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle, pick
 from attr_actors.models import Analysis, AnalyzeRequest, Health, JobMode, JobView, Peek, Requester, Submission
 from attr_actors.settings import Settings
@@ -109,7 +109,7 @@ class AttributionService:
             async with lanes:
                 try:
                     return splitlog_reply(await self._answer(log, job, query), job, log.path)
-                except RequestError as exc:
+                except (RequestError, AnalysisFailed) as exc:
                     if log is logs[-1]:
                         raise
                     return splitlog_reply(error_reply(exc), job, log.path)
