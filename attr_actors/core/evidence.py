@@ -176,7 +176,9 @@ def _line_event(line: LogLine, matched: Sequence[Signature]) -> Event | None:
     if row is None or (row.id == NAN_ROW and not NAN_LOSS.search(line.body)):
         return None
     is_soft = row.role in (Role.PRIMARY, Role.GENERIC, Role.CONFIRMATION)
-    warned = is_soft and bool(line.level in ("D", "I") or WARNING.search(line.body[:200]) or CONDITIONAL.search(line.body) or DUMP.match(line.body))
+    warned = is_soft and bool(
+        line.level in ("D", "I") or WARNING.search(line.body[:200]) or CONDITIONAL.search(line.body) or DUMP.match(line.body)
+    )
     firm = not warned and (not is_soft or _states_a_failure(line, row))
     reading = Reading(row, row.category, row.action, row.owner)
     if row.role is not Role.SCHEDULER and EXCEPTION.match(line.body) and is_soft:
@@ -208,12 +210,50 @@ def _traceback_event(trace: Traceback, rows: Sequence[Signature]) -> Event:
 
 
 WRAPPERS = frozenset(
-    "RayTaskError ChildFailedError ProcessRaisedException ProcessExitedException CalledProcessError RemoteTraceback InstantiationException "
-    "BackendCompilerFailed RayActorError TrainingFailedError TuneError DatasetGenerationError ExceptionGroup BaseExceptionGroup".split()
+    [
+        "RayTaskError",
+        "ChildFailedError",
+        "ProcessRaisedException",
+        "ProcessExitedException",
+        "CalledProcessError",
+        "RemoteTraceback",
+        "InstantiationException",
+        "BackendCompilerFailed",
+        "RayActorError",
+        "TrainingFailedError",
+        "TuneError",
+        "DatasetGenerationError",
+        "ExceptionGroup",
+        "BaseExceptionGroup",
+    ]
 )
-LOOKUPS = frozenset("KeyError AttributeError StopIteration IndexError ImportError ModuleNotFoundError ValueError TypeError JSONDecodeError Empty".split())
+LOOKUPS = frozenset(
+    [
+        "KeyError",
+        "AttributeError",
+        "StopIteration",
+        "IndexError",
+        "ImportError",
+        "ModuleNotFoundError",
+        "ValueError",
+        "TypeError",
+        "JSONDecodeError",
+        "Empty",
+    ]
+)
 """How libraries try: what is raised while such an error is handled is the message for people."""
-REQUESTS = frozenset({"hub_unreachable", "http_server_error", "credentials", "object_store", "connection_lost", "name_resolution", "net_unreachable", "timeout_error"})
+REQUESTS = frozenset(
+    {
+        "hub_unreachable",
+        "http_server_error",
+        "credentials",
+        "object_store",
+        "connection_lost",
+        "name_resolution",
+        "net_unreachable",
+        "timeout_error",
+    }
+)
 """Rows of failed requests, which each layer of an HTTP client wraps again; the outermost names what was asked for."""
 UNMISTAKABLE_TIER = 2
 

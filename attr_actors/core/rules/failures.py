@@ -191,7 +191,13 @@ def _first_telling(event: Event, evidence: Evidence) -> LogLine:
         return event.line
     for other in evidence.events:
         distance = event.line.number - other.line.number
-        if other.row is event.row and other.trace is None and 0 < distance <= TELLING_WITHIN_LINES and other.line.rank == event.line.rank and _tells(other):
+        if (
+            other.row is event.row
+            and other.trace is None
+            and 0 < distance <= TELLING_WITHIN_LINES
+            and other.line.rank == event.line.rank
+            and _tells(other)
+        ):
             return other.line
     return event.line
 
