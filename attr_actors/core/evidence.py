@@ -27,7 +27,7 @@ CONDITIONAL = re.compile(
     r"|not|try|default|start)\b|\bdefault(?:ing)? to\b|\bdisabled?\b"
 )
 LEVEL_WORD = re.compile(r"(?:\b|_)(?:ERROR|FATAL|CRITICAL|Error|Fatal|error|fatal)\b|^E\d{3,4} |\[E ")
-FRAME_ECHO = re.compile(r"^\s{2,}(?:raise|return|assert|self\.|if |for |with |try|except|import|from) ?|^\s*\^+\s*$")
+FRAME_ECHO = re.compile(r"^frame #\d+: |^\s{2,}(?:raise|return|assert|self\.|if |for |with |try|except|import|from) ?|^\s*\^+\s*$")
 AFTERMATH = re.compile(
     r"^\s*$|^\s*[-=*#~_+|]{3,}|^wandb:|^srun:|^slurmstepd:|^\s+\S|NCCL INFO|Warning\b|warnings\.warn|^\[[EWI]"
     r"|^[EWI]\d{4} |closing signal|exitcode|error_file|Extension modules|^Thread 0x"
@@ -46,7 +46,7 @@ class Event:
     """A fact on a line: the row that reads it, what failed by that reading, and how firmly the line says so.
 
     ``firm``: an exception that ended its traceback, or a message that stands at the start of its line; ``warned``: the line
-    calls itself a warning or speaks of what could happen.
+    calls itself a warning or speaks of what could happen; ``uncaught``: the exception ended a program or a process.
     """
 
     line: LogLine
@@ -57,6 +57,7 @@ class Event:
     trace: Traceback | None = None
     firm: bool = True
     warned: bool = False
+    uncaught: bool = False
     chain: list[LogLine] = field(default_factory=list)
 
     @property
@@ -176,9 +177,7 @@ def _line_event(line: LogLine, matched: Sequence[Signature]) -> Event | None:
     if row is None or (row.id == NAN_ROW and not NAN_LOSS.search(line.body)):
         return None
     is_soft = row.role in (Role.PRIMARY, Role.GENERIC, Role.CONFIRMATION)
-    warned = is_soft and bool(
-        line.level in ("D", "I") or WARNING.search(line.body[:200]) or CONDITIONAL.search(line.body) or DUMP.match(line.body)
-    )
+    warned = is_soft and bool(line.level in ("D", "I") or WARNING.search(line.body[:200]) or CONDITIONAL.search(line.body) or DUMP.match(line.body))
     firm = not warned and (not is_soft or _states_a_failure(line, row))
     reading = Reading(row, row.category, row.action, row.owner)
     if row.role is not Role.SCHEDULER and EXCEPTION.match(line.body) and is_soft:
@@ -206,54 +205,19 @@ def _traceback_event(trace: Traceback, rows: Sequence[Signature]) -> Event:
     event = Event(root.end, reading.row, reading.category, reading.action, reading.owner, root, chain=others)
     event.warned = any(t.ignored for t in chain)
     event.firm = not event.warned
+    event.uncaught = any(t.is_uncaught for t in chain)
     return event
 
 
 WRAPPERS = frozenset(
-    [
-        "RayTaskError",
-        "ChildFailedError",
-        "ProcessRaisedException",
-        "ProcessExitedException",
-        "CalledProcessError",
-        "RemoteTraceback",
-        "InstantiationException",
-        "BackendCompilerFailed",
-        "RayActorError",
-        "TrainingFailedError",
-        "TuneError",
-        "DatasetGenerationError",
-        "ExceptionGroup",
-        "BaseExceptionGroup",
-    ]
+    "RayTaskError ChildFailedError ProcessRaisedException ProcessExitedException CalledProcessError RemoteTraceback InstantiationException "
+    "BackendCompilerFailed RayActorError TrainingFailedError TuneError DatasetGenerationError ExceptionGroup BaseExceptionGroup".split()
 )
-LOOKUPS = frozenset(
-    [
-        "KeyError",
-        "AttributeError",
-        "StopIteration",
-        "IndexError",
-        "ImportError",
-        "ModuleNotFoundError",
-        "ValueError",
-        "TypeError",
-        "JSONDecodeError",
-        "Empty",
-    ]
-)
+LOOKUPS = frozenset("KeyError AttributeError StopIteration IndexError ImportError ModuleNotFoundError ValueError TypeError JSONDecodeError Empty".split())
 """How libraries try: what is raised while such an error is handled is the message for people."""
-REQUESTS = frozenset(
-    {
-        "hub_unreachable",
-        "http_server_error",
-        "credentials",
-        "object_store",
-        "connection_lost",
-        "name_resolution",
-        "net_unreachable",
-        "timeout_error",
-    }
-)
+REQUESTS = frozenset({"hub_unreachable", "http_server_erro
+    r", "credentials", "object_store", "connection_lost", "name_resolution", "net_unreachable", "timeout_error"
+})
 """Rows of failed requests, which each layer of an HTTP client wraps again; the outermost names what was asked for."""
 UNMISTAKABLE_TIER = 2
 
