@@ -11,11 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from attr_actors.core.splitlog import job_id_from_path
-
 from attr_actors.core.paths import LogPath, admit, check_readable, open_log
+from attr_actors.core.splitlog import job_id_from_path
 from attr_actors.errors import AttrError, BusyError, EmptyFile, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle, pick
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle, pick
 from attr_actors.models import Analysis, AnalyzeRequest, Health, JobMode, JobView, Peek, Requester, Submission
 from attr_actors.settings import Settings
 from serve_app.bodies import (
@@ -53,11 +52,19 @@ class ResultQuery:
 class AttributionService:
     """What the HTTP routes do. One per replica; holds nothing that another replica would miss."""
 
-    def __init__(self, settings: Settings, ledger: LedgerHandle, tracker: TrackerHandle, analyzers: tuple[AnalyzerHandle, ...]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: LedgerHandle,
+        tracker: TrackerHandle,
+        analyzers: tuple[AnalyzerHandle, ...],
+        notifiers: tuple[NotifierHandle, ...] = (),
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._tracker = tracker
         self._analyzers = analyzers
+        self._notifiers = notifiers
         self._files = ThreadPoolExecutor(16, thread_name_prefix="files")
         self._health: tuple[float, HealthReply] | None = None
         self.requests: Counter[str] = Counter()
@@ -114,11 +121,19 @@ class AttributionService:
 
     async def counters(self) -> dict[str, float]:
         """Return the summed counters of all actors by dotted name (the source of GET /stats)."""
-        parts = (self._ledger.stats(), self._tracker.stats(), *(a.stats() for a in self._analyzers))
+        parts = (self._ledger.stats(), self._tracker.stats(), *(a.stats() for a in self._analyzers), *(n.stats() for n in self._notifiers))
         total: Counter[str] = Counter()
         for stats in await asyncio.gather(*parts):
             total.update(stats.counts)
-        return dict(total)
+        return dict(total) | self._processes(await self._ask_actors())
+
+    def _processes(self, answers: list[Health]) -> dict[str, float]:
+        """Return process id and uptime per actor, and this replica's."""
+        shown = {"actors.replica.pid": float(os.getpid())}
+        for answer in answers:
+            shown[f"actors.{answer.name}.pid"] = answer.pid
+            shown[f"actors.{answer.name}.uptime_s"] = time.time() - answer.started_at if answer.pid else 0.0
+        return shown
 
     async def health(self) -> HealthReply:
         """Return the state of the service and its actors (GET /healthz), at most a second old."""
@@ -127,13 +142,20 @@ class AttributionService:
         return self._health[1]
 
     async def _ask_health(self) -> HealthReply:
-        named = [("ledger", self._ledger), ("tracker", self._tracker)]
-        named += [(f"analyzer-{i}", a) for i, a in enumerate(self._analyzers)]  # type: ignore[misc]
-        answers = await asyncio.gather(*(_health_of(name, handle) for name, handle in named))
+        answers = await self._ask_actors()
         issues = [f"{a.name}: {issue}" for a in answers for issue in a.issues]
         if any(a.failing for a in answers):
             return HealthReply(status="fail", issues=issues)
         return HealthReply(status="degraded" if issues else "ok", issues=issues)
+
+    async def _ask_actors(self) -> list[Health]:
+        named: list[tuple[str, LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle]] = [
+            ("ledger", self._ledger),
+            ("tracker", self._tracker),
+        ]
+        named += [(f"analyzer-{i}", a) for i, a in enumerate(self._analyzers)]
+        named += [(f"notifier-{sink}", n) for sink, n in zip(self._settings.sink_names, self._notifiers, strict=False)]
+        return await asyncio.gather(*(_health_of(name, handle) for name, handle in named))
 
     async def _known(self, log: LogPath, query: ResultQuery) -> ResultReply:
         peek = await pick(self._analyzers, log.path).peek(log.path)
@@ -178,7 +200,7 @@ def requester(path: str, job: JobView | None) -> Requester:
     return Requester(job_id=job_id_from_path(path))
 
 
-async def _health_of(name: str, handle: LedgerHandle | TrackerHandle | AnalyzerHandle) -> Health:
+async def _health_of(name: str, handle: LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle) -> Health:
     try:
         return await handle.health()
     except BusyError as exc:

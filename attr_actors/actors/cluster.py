@@ -7,6 +7,7 @@ settings fingerprint, and replaces what differs; recovery is the constructor, so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable
@@ -20,17 +21,19 @@ from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorE
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.errors import AttrError, Overloaded, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
-CONTROL = "control"
-"""Concurrency group of quick questions, so that health, stats and peek are answered while all other slots wait."""
-
 WAITERS_MAX = 10_000
-"""Concurrent calls of one async actor: waiting coroutines hold slots, so it is high."""
+"""Concurrent calls of one async actor: waiting coroutines hold slots, so it is high.
+
+Concurrency groups are no way to keep slots free: each group runs on an event loop of its own (seen on Ray 2.60), and
+the state of an async actor must live on one.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Spec:
     cls: type
     arguments: Callable[[Settings, dict[str, Any]], tuple[Any, ...]]
     asynchronous: bool = True
+    needs_ledger_file: bool = False
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return Ray's actor options. Calls are idempotent, hence restarts and retries without limit."""
@@ -53,18 +57,19 @@ class Spec:
             "max_restarts": -1,
             "max_task_retries": -1,
         }
-        if self.asynchronous:
-            options |= {"max_concurrency": WAITERS_MAX, "concurrency_groups": {CONTROL: 100}}
-        return options
+        if self.needs_ledger_file and settings.ledger_resource:
+            options["resources"] = {settings.ledger_resource: 0.001}  # A place to be, not a share of it.
+        return options | {"max_concurrency": WAITERS_MAX} if self.asynchronous else options
 
 
 def plan(settings: Settings) -> list[Spec]:
     """Return the actors in start order: each may call only those above it."""
     analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
     return [
-        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False),
+        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False, needs_ledger_file=True),
         *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name)) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
+        *[Spec(f"notifier-{sink}", Notifier, lambda s, up, sink=sink: (s, up["ledger"], sink)) for sink in settings.sink_names],  # type: ignore[misc]
     ]
 
 
@@ -74,14 +79,13 @@ class RemoteHandle:
     Can be sent to other actors. When the actor was replaced under the same name, the next call finds the new one.
     """
 
-    def __init__(self, name: str, namespace: str, timeout_s: float, asynchronous: bool) -> None:
+    def __init__(self, name: str, namespace: str, timeout_s: float) -> None:
         self._where = (name, namespace)
         self._timeout_s = timeout_s
-        self._asynchronous = asynchronous
         self._actor: ActorHandle[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteHandle, (*self._where, self._timeout_s, self._asynchronous)
+        return RemoteHandle, (*self._where, self._timeout_s)
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
         if method.startswith("_"):
@@ -106,10 +110,7 @@ class RemoteHandle:
         return self._actor
 
     def _submit(self, actor: ActorHandle[Any], method: str, args: tuple[Any, ...]) -> Awaitable[Any]:
-        remote = getattr(actor, method)
-        if self._asynchronous and method != "analyze":
-            remote = remote.options(concurrency_group=CONTROL) if method in QUICK else remote
-        return cast(Awaitable[Any], remote.remote(*args))
+        return cast(Awaitable[Any], getattr(actor, method).remote(*args))
 
     def _translate(self, exc: Exception) -> Exception:
         name = self._where[0]
@@ -122,9 +123,6 @@ class RemoteHandle:
         return Unavailable(f"the {name} is restarting", 2.0)
 
 
-QUICK = frozenset({"health", "stats", "peek", "flights", "find", "jobs"})
-
-
 @dataclass(frozen=True)
 class Actors:
     """The handles of all actors."""
@@ -132,18 +130,22 @@ class Actors:
     ledger: LedgerHandle
     tracker: TrackerHandle
     analyzers: tuple[AnalyzerHandle, ...]
+    notifiers: tuple[NotifierHandle, ...]
 
 
 def handles(settings: Settings) -> dict[str, Any]:
     """Return a handle per actor of the plan, without starting anything."""
-    return {s.name: RemoteHandle(s.name, settings.ray_namespace, settings.call_timeout_s, s.asynchronous) for s in plan(settings)}
+    return {s.name: RemoteHandle(s.name, settings.ray_namespace, settings.call_timeout_s) for s in plan(settings)}
 
 
 def find_actors(settings: Settings) -> Actors:
     """Return handles of the actors that ``open_actors`` started, here or elsewhere on the cluster."""
     found = handles(settings)
     analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
-    return Actors(found["ledger"], found["tracker"], cast(tuple[AnalyzerHandle, ...], analyzers))
+    notifiers = tuple(found[f"notifier-{sink}"] for sink in settings.sink_names)
+    return Actors(
+        found["ledger"], found["tracker"], cast(tuple[AnalyzerHandle, ...], analyzers), cast(tuple[NotifierHandle, ...], notifiers)
+    )
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
@@ -160,7 +162,7 @@ def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
 def _open(spec: Spec, settings: Settings, up: dict[str, Any], deadline: float) -> None:
     wanted = (attr_actors.__version__, settings.fingerprint())
     while time.monotonic() < deadline:
-        actor = ray.remote(spec.cls).options(**spec.options(settings)).remote(*spec.arguments(settings, up))
+        actor: ActorHandle[Any] = cast(Any, ray.remote(spec.cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up))
         health = _ask_health(actor, deadline)
         if health and (health.version, health.fingerprint) == wanted:
             return
@@ -182,6 +184,15 @@ def stop_actors(settings: Settings) -> None:
     """End the actors of the plan, callers first. What they acknowledged is in the ledger's file."""
     for spec in reversed(plan(settings)):
         try:
-            ray.kill(ray.get_actor(spec.name, settings.ray_namespace), no_restart=True)
+            actor = ray.get_actor(spec.name, settings.ray_namespace)
         except ValueError:
             continue  # It does not run.
+        if spec.cls is Notifier:
+            _drain(actor, settings.drain_timeout_s)
+        ray.kill(actor, no_restart=True)
+
+
+def _drain(notifier: ActorHandle[Any], timeout_s: float) -> None:
+    """Let a notifier deliver what is due; what it does not get done waits in the ledger."""
+    with contextlib.suppress(RayError, GetTimeoutError):
+        ray.get(notifier.drain.remote(timeout_s), timeout=timeout_s + 1)

@@ -122,13 +122,3 @@ def test_a_job_that_only_accounting_remembers_is_found_by_its_submit_line_or_scr
     code, output = look(forgetful, twin, tmp_path / "monitor.json")
     assert code == 0, output
     assert {f"{tmp_path}/from-line-{by_line}.log", f"{tmp_path}/from-script-{by_script}.log"} <= set(twin.gets)
-
-
-def test_a_heterogeneous_job_is_answered_once_by_its_leaders_log(slurm: dict[str, str], twin: AttributionTwin, tmp_path: Path) -> None:
-    if (os.cpu_count() or 1) < 2:
-        pytest.skip("needs two cores: Slurm gives each component one of its own")
-    job = submit(slurm, tmp_path, "--output=het-%j.out", "--wrap=exit 2", ":", "-n1", "--mem=10")
-    wait_until(slurm, job, lambda states: len(states) == 2 and ended(states), "ended")
-    look(slurm, twin, tmp_path / "monitor.json")
-    assert [path for path in twin.gets if "het-" in path or f"slurm-{int(job) + 1}" in path] == [f"{tmp_path}/het-{job}.out"]
-    assert job in twin.terminal()

@@ -1,0 +1,136 @@
+"""The ledger's file: the right to write it, its transactions, and what happens when it is damaged, full or not ours.
+
+Hold in mind: a transaction that returns is on disk, one that raises has changed nothing, and a writer that lost its
+right finds out before its commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+
+from pydantic_core import PydanticSerializationError
+
+from attr_actors.adapters.ledger_lock import WriterLock
+from attr_actors.adapters.ledger_schema import is_unreadable, open_database
+from attr_actors.errors import InvalidPath, LedgerFault
+
+log = logging.getLogger(__name__)
+
+PARTS = ("-wal", "-shm", "")
+"""Endings of the files of one database; the database itself comes last, so that a half-done renaming is seen as such."""
+
+
+class LedgerFile:
+    """One open ledger and the right to write it. ``issues`` is what an operator must mend, by kind."""
+
+    def __init__(self, path: str, lock_wait_s: float) -> None:
+        """Open or make the file. Raises LedgerFault if it is foreign, of another schema, in use, or cannot be made."""
+        self.path = path
+        self.issues: dict[str, str] = {}
+        try:
+            os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+            self._lock = WriterLock(path + ".lock", lock_wait_s)
+        except OSError as exc:
+            raise LedgerFault(f"cannot open the ledger '{path}': {exc.strerror}") from None
+        try:
+            self._make_way_for_import()
+            self._connection = self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def import_path(self) -> str:
+        """Where the predecessor's file waits for its import, if there was one under our name."""
+        return self.path + ".importing"
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded in."""
+        self._connection.close()
+        self._lock.release()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection for queries. Raises LedgerFault."""
+        try:
+            yield self._connection
+        except sqlite3.Error as exc:
+            raise self._fault(exc) from None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection inside a transaction, committed at the end. Raises LedgerFault, or InvalidPath for bad text."""
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            self._lock.check()
+            connection.execute("COMMIT")
+        except (UnicodeEncodeError, PydanticSerializationError):
+            _roll_back(connection)
+            raise InvalidPath("the path or text is not valid UTF-8 and cannot be stored") from None
+        except sqlite3.Error as exc:
+            _roll_back(connection)
+            raise self._fault(exc) from None
+        except BaseException as exc:
+            _roll_back(connection)
+            if isinstance(exc, LedgerFault):
+                self.issues["write"] = exc.message
+            raise
+        self.issues.pop("write", None)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return open_database(self.path)
+        except sqlite3.Error as exc:
+            if not is_unreadable(exc):
+                raise LedgerFault(f"cannot open the ledger '{self.path}': {exc}") from None
+            return self._start_afresh()
+
+    def _start_afresh(self) -> sqlite3.Connection:
+        aside = free_name(f"{self.path}.corrupt")
+        for part in PARTS:
+            if os.path.exists(self.path + part):
+                os.replace(self.path + part, aside + part)
+        self.issues["corrupt"] = f"the ledger could not be read; it was set aside as '{aside}' and a fresh one began"
+        log.error("%s", self.issues["corrupt"])
+        return open_database(self.path)
+
+    def _fault(self, exc: sqlite3.Error) -> LedgerFault:
+        """Say what is wrong, for /healthz and the caller; a damaged file is set aside and a fresh one begins."""
+        if is_unreadable(exc):
+            self._lock.check()
+            self._connection.close()
+            self._connection = self._start_afresh()
+            return LedgerFault(self.issues["corrupt"])
+        message = f"the ledger cannot be written: {exc}"
+        self.issues["write"] = message
+        return LedgerFault(message)
+
+    def _make_way_for_import(self) -> None:
+        """Move the predecessor's JSON, found under our name, to where it waits for its import, also after a crash."""
+        try:
+            with open(self.path, "rb") as file:
+                is_json = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+        except FileNotFoundError:
+            return
+        if is_json:
+            os.replace(self.path, self.import_path)
+
+
+def free_name(prefix: str) -> str:
+    """Return a name that does not exist yet: the prefix, the time, and a number where needed."""
+    stamped = f"{prefix}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    return next(name for name in itertools.chain([stamped], (f"{stamped}-{n}" for n in itertools.count(1))) if not os.path.exists(name))
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
