@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable
 
 from attr_actors.core import nccl
-from attr_actors.core.evidence import Event, Evidence, as_action
+from attr_actors.core.events import Event, as_action
+from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
 from attr_actors.core.progress import nan_until_the_end
 from attr_actors.core.rules.clearing import ordinary_lines_after, progress_clears, run_went_on
