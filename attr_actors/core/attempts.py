@@ -10,7 +10,7 @@ from attr_actors.core.progress import parse_step
 from attr_actors.core.signatures.library import Role, Signature
 
 CYCLE = re.compile(r"profiling\.py:.*?\bCycle: (?P<cycle>\d+)")
-DIGITS = re.compile(r"\d+")
+VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+")
 LIFE = frozenset({Role.ITERATION, Role.DONE, Role.HARDWARE, Role.SCHEDULER, Role.PRIMARY, Role.CONFIRMATION, Role.TRACEBACK})
 ENDINGS = frozenset({Role.DONE, Role.TEARDOWN, Role.SCHEDULER, Role.TRACEBACK, Role.PRIMARY, Role.CONFIRMATION})
 NEW_LIFE = frozenset({Role.ITERATION, Role.DONE, Role.ATTEMPT, Role.PRIMARY})
@@ -24,8 +24,8 @@ Span = tuple[int, int]
 
 
 def shape(text: str) -> str:
-    """Return a text with its numbers levelled."""
-    return DIGITS.sub("#", text.strip())
+    """Return a text with its numbers and addresses levelled."""
+    return VARYING.sub("#", text.strip())
 
 
 def roles_of(line: LogLine, rows: Sequence[Signature]) -> frozenset[Role]:
@@ -51,12 +51,13 @@ class _Cuts:
     def __init__(self, lines: Sequence[LogLine], rows: Sequence[Signature]) -> None:
         self.cuts = [0]
         self._rows = rows
-        self._heads = _head_shapes(lines)
+        has_ranks = len({line.rank for line in lines if line.rank is not None}) > 1
+        self._heads = {} if has_ranks else _head_shapes(lines)  # Each rank prints them again, and late where it is buffered.
         self._requeue = next((i for i, row in enumerate(rows) if row.id == REQUEUE), -1)
         self._ended_at: int | None = None
         self._requeued_at: int | None = None
         self._moved = False
-        self._counters: dict[str, int] = {}
+        self._counters: dict[tuple[str, str], int] = {}
 
     def read(self, place: int, line: LogLine) -> None:
         """Read one line."""
@@ -77,9 +78,10 @@ class _Cuts:
     def _step(self, line: LogLine) -> None:
         step = parse_step(line)
         if step.number is not None and step.kind in COUNTERS:
-            if step.number < self._counters.get(step.kind, 0) and self._ended_at is not None:
+            counter = (line.stream, step.kind)
+            if step.number < self._counters.get(counter, 0) and self._ended_at is not None:
                 self._cut(self._ended_at + 1)
-            self._counters[step.kind] = step.number
+            self._counters[counter] = step.number
         self._moved = True
 
     def _cut(self, place: int) -> None:

@@ -12,7 +12,10 @@ WORK = (
     "[rank{r}]:[E607 10:20:00.1 ProcessGroupNCCL.cpp:616] [Rank {r}] Watchdog caught collective operation timeout: WorkNCCL(SeqNum={s}, "
     "OpType={op}, NumelIn={n}, NumelOut={n}, Timeout(ms)=600000) ran for 600040 milliseconds before timing out.\n"
 )
-STATE = "[rank{r}]:[E607 10:20:00.2 ProcessGroupNCCL.cpp:1785] [PG ID 0 Rank {r}] failure detected by watchdog at work sequence id: 9 PG status: last enqueued work: {e}, last completed work: {c}\n"
+STATE = (
+    "[rank{r}]:[E607 10:20:00.2 ProcessGroupNCCL.cpp:1785] [PG ID 0 Rank {r}] failure detected by watchdog at work sequence id: 9 PG status: "
+    "last enqueued work: {e}, last completed work: {c}\n"
+)
 
 
 def attribute(log: str) -> Attribution:

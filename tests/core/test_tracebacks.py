@@ -36,12 +36,15 @@ def test_frames_and_source_are_inside_and_the_exception_line_is_not() -> None:
 
 
 def test_a_raise_in_the_source_echo_does_not_end_the_traceback() -> None:
-    text = '[rank1]: Traceback (most recent call last):\n[rank1]:   File "a.py", line 1, in f\n[rank1]:     raise ValueError("no")\n[rank1]: ValueError: no\n'
+    lines = ["Traceback (most recent call last):", '  File "a.py", line 1, in f', '    raise ValueError("no")', "ValueError: no"]
+    text = "".join(f"[rank1]: {line}\n" for line in lines)
     assert [(t.type, t.message) for t in ended(text)] == [("ValueError", "no")]
 
 
 def test_chained_causes_come_in_the_order_in_which_they_were_raised() -> None:
-    text = ONE + "\nThe above exception was the direct cause of the following exception:\n\n" + ONE.replace("KeyError: 'x'", "RuntimeError: y")
+    text = (
+        ONE + "\nThe above exception was the direct cause of the following exception:\n\n" + ONE.replace("KeyError: 'x'", "RuntimeError: y")
+    )
     last = ended(text)[-1]
     assert [t.type for t in last.chain()] == ["KeyError", "RuntimeError"]
     assert last.link == "caused"
@@ -79,7 +82,7 @@ def test_tracebacks_without_end_stay_bounded() -> None:
     assert max(len(t.frames) for t in reader.tracebacks) <= 200
 
 
-@given(st.text(alphabet=st.sampled_from("Tr acebk(mostnlp):\nFile \"a.py\", 1iE:KeyError|+-\x1b[0m'"), max_size=400))
+@given(st.text(alphabet=st.sampled_from('Tr acebk(mostnlp):\nFile "a.py", 1iE:KeyError|+-\x1b[0m\''), max_size=400))
 def test_no_text_makes_the_reader_fail(text: str) -> None:
     for trace in read("Traceback (most recent call last):\n" + text).tracebacks:
         assert len(trace.chain()) <= 50

@@ -10,6 +10,8 @@ from attr_actors.core.signatures.library import Role
 from attr_actors.core.verdicts import Verdict, verdict_of
 
 LATE_HARDWARE_S = 600.0
+FOREIGN_CLOCK_S = 30 * 86_400.0
+"""A greater distance means that one of the clocks does not show its year."""
 NAN_LINES_MIN = 3
 """A finished run with fewer NaN lines may have shown an empty last batch."""
 
@@ -25,8 +27,11 @@ def hardware_fact_wins(evidence: Evidence) -> Verdict | None:
 
 def _too_late(event: Event, evidence: Evidence) -> bool:
     """A kernel line more than ten minutes after the last error belongs to another story."""
-    before = [e.line.at for e in evidence.events if e.role is not Role.HARDWARE and e.line.at is not None]
-    return bool(before) and event.line.at is not None and event.line.at - max(before) > LATE_HARDWARE_S
+    errors = [e.index for e in evidence.events if e.role is not Role.HARDWARE]
+    if event.line.at is None or not errors:
+        return False
+    clocks = [line.at for line in evidence.lines[evidence.first : max(errors) + 1] if line.at is not None and line is not event.line]
+    return bool(clocks) and LATE_HARDWARE_S < event.line.at - clocks[-1] < FOREIGN_CLOCK_S
 
 
 def node_failure_wins(evidence: Evidence) -> Verdict | None:
