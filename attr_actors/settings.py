@@ -119,6 +119,7 @@ class Settings(BaseSettings):
 
     # The cluster.
     ray_namespace: str = Field("attr-actors", description="Ray namespace of the actors.")
+    ledger_resource: str = Field("", description="Custom Ray resource of the nodes that may hold the ledger's file; empty: any node.")
     call_timeout_s: float = Field(10, gt=0, description="Longest wait of one actor for another's quick answer, s.")
     replicas_min: int = Field(1, ge=1, description="Fewest ingress replicas.")
     replicas_max: int = Field(2, ge=1, description="Most ingress replicas.")
