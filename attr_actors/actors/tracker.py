@@ -18,7 +18,22 @@ import attr_actors
 from attr_actors.actors.backlog import Backlog
 from attr_actors.actors.group_commit import JobWriter
 from attr_actors.core.job_rows import parse_job, render_job
-from attr_actors.core.jobs import Analyse, Analysed, Event, Finished, Forget, Job, JobBook, Limits, Looked, Save, Submitted, Ticked, Warn
+from attr_actors.core.jobs import (
+    Analyse,
+    Analysed,
+    Event,
+    Finished,
+    Follow,
+    Forget,
+    Job,
+    JobBook,
+    Limits,
+    Looked,
+    Save,
+    Submitted,
+    Ticked,
+    Warn,
+)
 from attr_actors.core.looking import Bounds, Known, Look, take_look
 from attr_actors.core.paths import LogPath
 from attr_actors.core.splitlog import LogsDirs
@@ -289,6 +304,8 @@ class Tracker:
                     self._writer.mark(path, None)
                 case Analyse():
                     self._backlog.add(effect)
+                case Follow(path):
+                    self._backlog.follow(path)
                 case Warn(message):
                     log.warning("%s", message)
 

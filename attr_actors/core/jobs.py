@@ -134,6 +134,11 @@ def owed(job: Job) -> tuple[LogFile, ...]:
     return tuple(f for f in complete if not f.settled)
 
 
+def live_file(job: Job) -> LogFile | None:
+    """Return the file that a progressive job is writing, or None."""
+    return job.files[-1] if job.progressive and job.terminated_at is None and job.files else None
+
+
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """A client posted a log; ``look`` was taken for it."""
@@ -207,13 +212,20 @@ class Analyse:
 
 
 @dataclass(frozen=True, slots=True)
+class Follow:
+    """Have the scanner read on in a log that is being written."""
+
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Tell the operator."""
 
     message: str
 
 
-Effect = Save | Forget | Analyse | Warn
+Effect = Save | Forget | Analyse | Follow | Warn
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,13 +278,13 @@ class JobBook:
     def is_due(self, path: str, at: float) -> bool:
         """Tell whether the clock must look at a job's files.
 
-        Not at a single log (it is looked at when somebody asks), nor at what is done and not yet old enough to go.
+        Not at a single log that nobody wants followed, nor at what is done and not yet old enough to go.
         """
         job = self.jobs.get(path)
         if job is None:
             return False
         if job.terminated_at is None:
-            return job.mode is not JobMode.SINGLE
+            return job.mode is not JobMode.SINGLE or job.progressive
         return job.mode is JobMode.PENDING or at >= self._expires_at(job) or bool(owed(job))
 
     def _submitted(self, event: Submitted) -> Iterator[Effect]:
@@ -386,6 +398,9 @@ class JobBook:
             self.counts[f"detection.total_{job.mode}"] += 1
             if old is not None and old.mode is JobMode.PENDING:
                 self.counts[f"deferred.total_{job.mode}"] += 1
+        live = live_file(job)
+        if live is not None and (old is None or live != live_file(old)):
+            yield Follow(job.path_of(live.name))
         for file in owed(job):
             log, last = job.path_of(file.name), file is job.files[-1]
             yield Analyse(job.path, file.name, (file.size, file.mtime_ns), log, job.requester(log), urgent and last)

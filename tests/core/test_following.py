@@ -16,6 +16,7 @@ from attr_actors.core.paths import LogPath
 from attr_actors.core.scan import scan_log
 from attr_actors.core.signatures.database import Database, open_database
 from attr_actors.errors import NotFound
+from attr_actors.models import EngineConfig
 
 BYTES_MAX = 1 << 30
 LINES = [
@@ -34,8 +35,13 @@ RATES = [200, 50, 2, 2, 1, 5, 1, 1, 3, 1]
 
 
 @pytest.fixture(scope="module")
-def database() -> Database:
-    return open_database()
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("signatures"))
+
+
+@pytest.fixture(scope="module")
+def database(cache: str) -> Database:
+    return open_database(cache_dir=cache)
 
 
 def text_of(rng: random.Random, lines: int) -> bytes:
@@ -126,8 +132,8 @@ def test_what_cannot_be_read_from_the_middle_is_scanned_from_the_start(tmp_path:
     assert followed.finish(log) is None
 
 
-def test_the_engine_gives_the_same_answer_for_a_followed_log(tmp_path: Path) -> None:
-    engine = Engine()
+def test_the_engine_gives_the_same_answer_for_a_followed_log(tmp_path: Path, database: Database, cache: str) -> None:
+    engine = Engine(EngineConfig(signatures_cache_dir=cache))
     path = tmp_path / "a.log"
     path.write_bytes(LINES[0] % 1 * 100)
     log = LogPath(str(path), str(tmp_path))
