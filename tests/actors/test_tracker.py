@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from attr_actors.core import looking
 from attr_actors.errors import InvalidParameter, JobLimitReached, LedgerFault, LogsDirNotReadable, NotRegular, OutsideRoot, Unavailable
 from attr_actors.handles import pick
 from attr_actors.models import Intent, JobMode, Submission
@@ -226,6 +227,34 @@ def test_a_refused_submission_leaves_no_trace(in_world: Callable[..., None]) -> 
                 await w.tracker.submit(post(path, job_id="1"))
         assert w.ledger.rows == {}
         assert (await w.tracker.stats()).counts["permission_errors.logs_dir"] == 2
+
+    in_world(scenario)
+
+
+def test_a_repeated_post_reads_no_other_jobs_log(in_world: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = looking.read_markers
+
+    def counted(log: Any, *more: Any) -> Any:
+        read.append(log.path)
+        return real(log, *more)
+
+    monkeypatch.setattr(looking, "read_markers", counted)
+
+    async def scenario(w: World) -> None:
+        tiny = w.write("tiny.log", "x\n")
+        await w.tracker.submit(post(tiny))
+        for n in range(40):
+            view = await w.tracker.submit(post(w.write(f"slurm-{n}.out", "<< START PATHS >>\n" + "x" * 5000 + "\n"), job_id=str(n)))
+            assert view.mode is JobMode.PENDING
+        read.clear()
+        w.append("tiny.log", "y\n")
+        await w.tracker.submit(post(tiny))
+        assert read == [tiny]
+        read.clear()
+        w.append("slurm-3.out", "z\n")
+        await w.tracker.poll()
+        assert read == [str(w.root / "slurm-3.out")]
 
     in_world(scenario)
 
