@@ -11,7 +11,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from attr_actors.core.jobs import Analyse, Analysed
+from attr_actors.core.job_events import Analyse, Analysed
 from attr_actors.errors import AnalysisFailed, AttrError, RequestError
 from attr_actors.handles import AnalyzerHandle, pick
 from attr_actors.models import AnalyzeRequest

@@ -17,23 +17,10 @@ from typing import TypeVar
 import attr_actors
 from attr_actors.actors.backlog import Backlog
 from attr_actors.actors.group_commit import JobWriter
+from attr_actors.core.job import Job
+from attr_actors.core.job_events import Analyse, Analysed, Event, Finished, Follow, Forget, Looked, Save, Submitted, Ticked, Warn
 from attr_actors.core.job_rows import parse_job, render_job
-from attr_actors.core.jobs import (
-    Analyse,
-    Analysed,
-    Event,
-    Finished,
-    Follow,
-    Forget,
-    Job,
-    JobBook,
-    Limits,
-    Looked,
-    Save,
-    Submitted,
-    Ticked,
-    Warn,
-)
+from attr_actors.core.jobs import JobBook, Limits
 from attr_actors.core.looking import Bounds, Known, Look, take_look
 from attr_actors.core.paths import LogPath
 from attr_actors.core.splitlog import LogsDirs

@@ -7,28 +7,10 @@ from typing import Any
 
 import pytest
 
+from attr_actors.core.job import NEXT_MODE, Job, Layout, LogFile, owed
+from attr_actors.core.job_events import Analyse, Analysed, Effect, Finished, Follow, Forget, Looked, Save, Submitted, Ticked, Warn
 from attr_actors.core.job_rows import parse_job, render_job
-from attr_actors.core.jobs import (
-    NEXT_MODE,
-    Analyse,
-    Analysed,
-    Effect,
-    Finished,
-    Follow,
-    Forget,
-    Job,
-    JobBook,
-    Layout,
-    Limits,
-    LogFile,
-    Looked,
-    Save,
-    Submitted,
-    Ticked,
-    Warn,
-    check_invariants,
-    owed,
-)
+from attr_actors.core.jobs import JobBook, Limits, check_invariants
 from attr_actors.core.looking import Bounds, Known, Look, take_look
 from attr_actors.core.markers import Markers
 from attr_actors.core.paths import LogPath

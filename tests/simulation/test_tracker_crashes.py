@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from attr_actors.core.job import owed
 from attr_actors.core.job_rows import parse_job
-from attr_actors.core.jobs import owed
 from attr_actors.models import Intent, JobMode, JobView, Submission
 from tests.tracker_world import World, abandon, paths_block
 
