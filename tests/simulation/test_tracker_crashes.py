@@ -98,8 +98,7 @@ class CrashWorld(World):
         for task in [t for t in asyncio.all_tasks() if t not in (current, *self.clients)]:
             task.cancel()
         await asyncio.sleep(0)
-        old._doors.shutdown(wait=False)
-        old._rounds.shutdown(wait=False)
+        old._looks.close()
         self.tracker = self._tracker()
 
     clients: tuple[asyncio.Task[Any], ...] = ()
