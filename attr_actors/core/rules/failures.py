@@ -12,7 +12,7 @@ from attr_actors.core import nccl
 from attr_actors.core.events import Event, as_action
 from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
-from attr_actors.core.progress import nan_until_the_end
+from attr_actors.core.progress import nan_until_the_end, step_time
 from attr_actors.core.rules.clearing import ordinary_lines_after, progress_clears, run_went_on
 from attr_actors.core.signatures.library import Role
 from attr_actors.core.verdicts import Verdict
@@ -22,6 +22,10 @@ Rule = Callable[[Evidence], Verdict | None]
 FIRST_FAILURE_RANK = re.compile(r"^\s*rank\s*: (\d+) \(local_rank: \d+\)")
 SPECIFIC_WITHIN_LINES = 15
 VAGUE_TIER = 8
+TIME_LIMITS = frozenset({"slurm_time_limit", "batch_time_limit", "k8s_deadline"})
+SILENCE_S_MIN = 600.0
+SILENT_STEPS = 10
+VAGUE_LINES_AFTER_MAX = 10
 KILL = "bare_killed"
 FAILED_EXIT = frozenset({"launch_return", "elastic_summary", "srun_exit"})
 STEPS_AFTER_DONE_MAX = 3
@@ -122,7 +126,20 @@ def scheduler_ended_it(evidence: Evidence) -> Verdict | None:
     """A time limit, a preemption or a requeue is the reason only where no primary error precedes it."""
     skip = {"user_interrupt", "sighup", "slurm_cancelled", "k8s_unschedulable"}
     names = {e.row.id for e in evidence.of(Role.SCHEDULER)} - skip
-    return _scheduler_fact(evidence, "scheduler_ended_it", names, "The scheduler ended the run.", 0.9)
+    verdict = _scheduler_fact(evidence, "scheduler_ended_it", names, "The scheduler ended the run.", 0.9)
+    if verdict is not None and verdict.event is not None and (silence := _silence_before(verdict.event, evidence)) is not None:
+        verdict.rule, verdict.confidence = "silence_before_the_limit", 0.6
+        verdict.sentence = f"The run hung: it wrote nothing for {silence / 60:.0f} minutes, and the time limit is only how it ended."
+    return verdict
+
+
+def _silence_before(fact: Event, evidence: Evidence) -> float | None:
+    """Return for how many seconds the log was silent before a time limit, if that is far longer than a step."""
+    if fact.row.id not in TIME_LIMITS or fact.line.at is None:
+        return None
+    earlier = [line.at for line in evidence.lines[max(evidence.first, fact.index - 50) : fact.index] if line.at is not None]
+    silence = fact.line.at - max(earlier) if earlier else 0.0
+    return silence if silence >= max(SILENCE_S_MIN, SILENT_STEPS * (step_time(evidence.steps) or 0.0)) else None
 
 
 def _scheduler_fact(evidence: Evidence, rule: str, names: set[str], sentence: str, confidence: float) -> Verdict | None:
@@ -146,8 +163,15 @@ def primaries(evidence: Evidence) -> list[Event]:
 def standing_primaries(evidence: Evidence) -> list[Event]:
     """Return the primaries that the run did not get over; where it got over all, the last burst still counts."""
     unrecovered = [e for e in primaries(evidence) if not progress_clears(e, evidence)]
-    fatal = _known_before_vague(_program_before_shell([e for e in unrecovered if not run_went_on(e, evidence)]))
+    fatal = _known_before_vague(_program_before_shell([e for e in unrecovered if not _was_left_behind(e, evidence)]))
     return fatal or [e for e in unrecovered if e.trace is not None and not evidence.dones]
+
+
+def _was_left_behind(event: Event, evidence: Evidence) -> bool:
+    """Tell whether the run went on behind an event; a vague line outside tracebacks must stand at the very end."""
+    if event.trace is None and event.is_generic:
+        return ordinary_lines_after(event.line, evidence) > VAGUE_LINES_AFTER_MAX
+    return run_went_on(event, evidence)
 
 
 def _program_before_shell(events: list[Event]) -> list[Event]:
