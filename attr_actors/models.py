@@ -235,6 +235,7 @@ class Health(Value):
     pid: int
     started_at: float
     issues: tuple[str, ...] = ()
+    failing: bool = False
 
 
 class Stats(Value):

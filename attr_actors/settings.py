@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     evidence_bytes_max: int = Field(24_000, ge=2_000, description="Evidence kept per answer, bytes (about 8k tokens).")
     signatures_dir: str = Field("", description="Directory with an operator's own signature rows.")
 
+    file_timeout_s: float = Field(10, gt=0, description="Longest wait for the file system in a quick request, s; then 503.")
+
     # Jobs.
     max_jobs: int = Field(100_000, ge=1, description="Tracked jobs; more are refused with 503 job_limit_reached.")
     poll_interval_s: float = Field(300, gt=0, description="Time between two looks at the tracked files, s; jittered by 10 %.")
@@ -73,8 +75,8 @@ class Settings(BaseSettings):
     # Model.
     llm_model: str = Field("nvidia/llama-3.3-nemotron-super-49b-v1", description="Model name at the endpoint.")
     llm_base_url: str = Field("https://integrate.api.nvidia.com/v1", description="OpenAI-compatible endpoint.")
-    llm_temperature: float = Field(0.2, ge=0, le=2)
-    llm_top_p: float = Field(0.7, gt=0, le=1)
+    llm_temperature: float = Field(0.0, ge=0, le=2)
+    llm_top_p: float = Field(1.0, gt=0, le=1)
     llm_max_tokens: int = Field(8192, ge=1, description="Longest reply, tokens.")
     nvidia_api_key: SecretStr | None = Field(None, validation_alias=_bare("NVIDIA_API_KEY"))
     nvidia_api_key_file: str = Field("", validation_alias=_bare("NVIDIA_API_KEY_FILE"))

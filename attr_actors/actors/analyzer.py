@@ -1,0 +1,131 @@
+"""The analyzer: turns a log path into a durable answer, once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import attr_actors
+from attr_actors.actors.isolation import analyze_isolated
+from attr_actors.actors.single_flight import SingleFlight
+from attr_actors.core.engine import Engine
+from attr_actors.core.paths import LogPath, admit, stat_log
+from attr_actors.core.validity import is_valid
+from attr_actors.errors import AnalysisFailed, NotFound, Unavailable
+from attr_actors.handles import LedgerHandle
+from attr_actors.models import Analysis, AnalyzeRequest, Flight, Health, Peek, Recording, Snapshot, Stats
+from attr_actors.settings import Settings
+
+T = TypeVar("T")
+
+ATTEMPTS_MAX = 3
+"""One try and two retries on a fresh process: a log that kills its reader must not become a crash loop."""
+
+
+class Analyzer:
+    """Exists because a path must be analysed once however many ask (single flight), and scans need their own processes.
+
+    All state is a cache of the ledger's; a killed analyzer loses only work in progress, which its callers ask for again.
+    """
+
+    def __init__(self, settings: Settings, ledger: LedgerHandle, name: str = "analyzer-0") -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._name = name
+        self._engine = Engine(settings)
+        self._flights: SingleFlight[Analysis] = SingleFlight(settings.flights_max)
+        self._threads = ThreadPoolExecutor(settings.scan_threads, thread_name_prefix="scan")
+        self._counts: Counter[str] = Counter()
+        self._started_at = time.time()
+
+    async def analyze(self, request: AnalyzeRequest) -> Analysis:
+        """Return the answer for a path, from the ledger if it still holds, else from one shared analysis."""
+        return await self._flights.join(request.path, lambda: self._answer(request))
+
+    async def start(self, request: AnalyzeRequest) -> None:
+        """Start the analysis of a path and return at once."""
+        self._flights.start(request.path, lambda: self._answer(request))
+
+    async def peek(self, path: str) -> Peek:
+        """Return the state of a path without starting work."""
+        stored = await self._ledger.lookup(path)
+        if path in self._flights:
+            return Peek(status="in_flight", candidate=stored.cycles[-1] if stored else None)
+        if stored and await self._still_holds(stored):
+            return Peek(status="completed", analysis=stored)
+        return Peek(status="pending", candidate=None)
+
+    async def flights(self) -> tuple[Flight, ...]:
+        """Return the analyses under way, oldest first."""
+        return tuple(Flight(path=p, started_at=s, elapsed_s=e, waiters=w) for p, s, e, w in self._flights.flights())
+
+    async def stats(self) -> Stats:
+        """Return the counters since this process started."""
+        counts = dict(self._counts)
+        counts |= {"flights.now": len(self._flights), "flights.started": self._flights.started, "flights.joined": self._flights.joined}
+        return Stats(counts=counts)
+
+    async def health(self) -> Health:
+        """Return who this process is."""
+        return Health(
+            name=self._name,
+            version=attr_actors.__version__,
+            fingerprint=self._settings.fingerprint(),
+            pid=os.getpid(),
+            started_at=self._started_at,
+        )
+
+    async def _answer(self, request: AnalyzeRequest) -> Analysis:
+        stored = await self._ledger.lookup(request.path)
+        if stored and await self._still_holds(stored):
+            self._counts["cache.hits"] += 1
+            return stored
+        self._counts["cache.misses"] += 1
+        analysis = await self._scan(request.path)
+        await self._ledger.record((Recording(analysis=analysis, requester=request.requester),))
+        return analysis
+
+    async def _still_holds(self, stored: Analysis) -> bool:
+        if stored.engine != self._engine.fingerprint:
+            return False
+        if is_valid(stored, None, time.time(), self._settings.cache_grace_period_seconds):
+            return True
+        try:
+            now = await self._in_thread(lambda: _snapshot(admit(stored.snapshot.path, self._settings.allowed_root)))
+        except NotFound:
+            return False
+        return is_valid(stored, now, time.time(), self._settings.cache_grace_period_seconds)
+
+    async def _scan(self, path: str) -> Analysis:
+        log = await self._in_thread(lambda: admit(path, self._settings.allowed_root))
+        attempts = await self._ledger.begin_attempt(await self._in_thread(lambda: _snapshot(log)), self._engine.fingerprint)
+        if attempts > ATTEMPTS_MAX:
+            raise AnalysisFailed(f"'{path}' ended its reader {ATTEMPTS_MAX} times; it is tried again when the file changes")
+        started = time.monotonic()
+        try:
+            if attempts == 1:
+                analysis = await self._in_thread(lambda: self._engine.analyze(log))
+            else:  # The process of the last attempt died, perhaps of this log: read it where nothing else can be hurt.
+                analysis = await analyze_isolated(log, self._settings)
+        finally:
+            self._counts["compute.seconds"] += time.monotonic() - started  # type: ignore[assignment]
+        self._counts["compute.completed"] += 1
+        self._counts["compute.bytes"] += analysis.log_bytes
+        return analysis
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(self._settings.compute_timeout):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except TimeoutError:
+            raise Unavailable(f"the file system did not answer within {self._settings.compute_timeout:g} s", 30.0) from None
+
+
+def _snapshot(log: LogPath) -> Snapshot:
+    found = stat_log(log)
+    return Snapshot(path=log.path, size=found.st_size, mtime_ns=found.st_mtime_ns)

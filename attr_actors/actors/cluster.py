@@ -1,0 +1,187 @@
+"""The supervision plan on one screen: names, options, start order, health and stop of the actors. The only actor module that imports Ray.
+
+Hold in mind: an actor that exists keeps its old constructor arguments. ``open_actors()`` therefore compares version and
+settings fingerprint, and replaces what differs; recovery is the constructor, so replacing is always safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorError, RayError, RayTaskError
+
+import attr_actors
+from attr_actors.actors.analyzer import Analyzer
+from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.tracker import Tracker
+from attr_actors.errors import AttrError, Overloaded, Unavailable
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle
+from attr_actors.models import Health
+from attr_actors.settings import Settings
+
+CONTROL = "control"
+"""Concurrency group of quick questions, so that health, stats and peek are answered while all other slots wait."""
+
+WAITERS_MAX = 10_000
+"""Concurrent calls of one async actor: waiting coroutines hold slots, so it is high."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One row of the plan. ``arguments`` gets the settings and the handles of the rows above it."""
+
+    name: str
+    cls: type
+    arguments: Callable[[Settings, dict[str, Any]], tuple[Any, ...]]
+    asynchronous: bool = True
+
+    def options(self, settings: Settings) -> dict[str, Any]:
+        """Return Ray's actor options. Calls are idempotent, hence restarts and retries without limit."""
+        options: dict[str, Any] = {
+            "name": self.name,
+            "namespace": settings.ray_namespace,
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "num_cpus": 0,  # The plan must fit a node that is full of other people's work.
+            "max_restarts": -1,
+            "max_task_retries": -1,
+        }
+        if self.asynchronous:
+            options |= {"max_concurrency": WAITERS_MAX, "concurrency_groups": {CONTROL: 100}}
+        return options
+
+
+def plan(settings: Settings) -> list[Spec]:
+    """Return the actors in start order: each may call only those above it."""
+    analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
+    return [
+        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False),
+        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name)) for name in analyzers],  # type: ignore[misc]
+        Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
+    ]
+
+
+class RemoteHandle:
+    """Calls a named actor with a time limit and translates Ray's errors. Looks like the protocols in ``handles``.
+
+    Can be sent to other actors. When the actor was replaced under the same name, the next call finds the new one.
+    """
+
+    def __init__(self, name: str, namespace: str, timeout_s: float, asynchronous: bool) -> None:
+        self._where = (name, namespace)
+        self._timeout_s = timeout_s
+        self._asynchronous = asynchronous
+        self._actor: ActorHandle[Any] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteHandle, (*self._where, self._timeout_s, self._asynchronous)
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        call = functools.partial(self._call, method)
+        self.__dict__[method] = call
+        return call
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        timeout_s = None if method == "analyze" else self._timeout_s  # The waiter of an analysis has its own limit.
+        try:
+            return await asyncio.wait_for(self._submit(await self._find(), method, args), timeout_s)
+        except (RayTaskError, RayActorError, RayError, TimeoutError, ValueError) as exc:
+            if isinstance(exc, RayActorError | ValueError):
+                self._actor = None
+            raise self._translate(exc) from None
+
+    async def _find(self) -> ActorHandle[Any]:
+        if self._actor is None:
+            name, namespace = self._where
+            self._actor = await asyncio.to_thread(ray.get_actor, name, namespace)
+        return self._actor
+
+    def _submit(self, actor: ActorHandle[Any], method: str, args: tuple[Any, ...]) -> Awaitable[Any]:
+        remote = getattr(actor, method)
+        if self._asynchronous and method != "analyze":
+            remote = remote.options(concurrency_group=CONTROL) if method in QUICK else remote
+        return cast(Awaitable[Any], remote.remote(*args))
+
+    def _translate(self, exc: Exception) -> Exception:
+        name = self._where[0]
+        if isinstance(exc, RayTaskError):
+            return exc.cause if isinstance(exc.cause, AttrError) else exc
+        if isinstance(exc, PendingCallsLimitExceeded):
+            return Overloaded(f"the {name} has too many calls waiting", 2.0)
+        if isinstance(exc, TimeoutError | GetTimeoutError):
+            return Unavailable(f"the {name} did not answer within {self._timeout_s:g} s", 2.0)
+        return Unavailable(f"the {name} is restarting", 2.0)
+
+
+QUICK = frozenset({"health", "stats", "peek", "flights", "find", "jobs"})
+
+
+@dataclass(frozen=True)
+class Actors:
+    """The handles of all actors."""
+
+    ledger: LedgerHandle
+    tracker: TrackerHandle
+    analyzers: tuple[AnalyzerHandle, ...]
+
+
+def handles(settings: Settings) -> dict[str, Any]:
+    """Return a handle per actor of the plan, without starting anything."""
+    return {s.name: RemoteHandle(s.name, settings.ray_namespace, settings.call_timeout_s, s.asynchronous) for s in plan(settings)}
+
+
+def find_actors(settings: Settings) -> Actors:
+    """Return handles of the actors that ``open_actors`` started, here or elsewhere on the cluster."""
+    found = handles(settings)
+    analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
+    return Actors(found["ledger"], found["tracker"], cast(tuple[AnalyzerHandle, ...], analyzers))
+
+
+def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
+    """Start what does not run, replace what runs with other settings or another version, and return the handles.
+
+    Safe to call from every replica and program at once. Blocks; raises Unavailable when an actor does not come up.
+    """
+    up = handles(settings)
+    for spec in plan(settings):
+        _open(spec, settings, up, time.monotonic() + timeout_s)
+    return find_actors(settings)
+
+
+def _open(spec: Spec, settings: Settings, up: dict[str, Any], deadline: float) -> None:
+    wanted = (attr_actors.__version__, settings.fingerprint())
+    while time.monotonic() < deadline:
+        actor = ray.remote(spec.cls).options(**spec.options(settings)).remote(*spec.arguments(settings, up))
+        health = _ask_health(actor, deadline)
+        if health and (health.version, health.fingerprint) == wanted:
+            return
+        if health:  # Another version or other settings: make room for ours.
+            ray.kill(actor, no_restart=True)
+    raise Unavailable(f"the {spec.name} did not start; see the Ray logs of actor '{spec.name}'", 5.0)
+
+
+def _ask_health(actor: ActorHandle[Any], deadline: float) -> Health | None:
+    try:
+        return cast(Health, ray.get(actor.health.remote(), timeout=max(0.1, deadline - time.monotonic())))
+    except RayTaskError as exc:
+        raise exc.cause if isinstance(exc.cause, AttrError) else exc from None
+    except (RayActorError, GetTimeoutError):
+        return None
+
+
+def stop_actors(settings: Settings) -> None:
+    """End the actors of the plan, callers first. What they acknowledged is in the ledger's file."""
+    for spec in reversed(plan(settings)):
+        try:
+            ray.kill(ray.get_actor(spec.name, settings.ray_namespace), no_restart=True)
+        except ValueError:
+            continue  # It does not run.

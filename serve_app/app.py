@@ -1,0 +1,50 @@
+"""The Ray Serve application: opens the actors, serves the API. ``build_app`` is what Serve configs name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve import Application
+from ray.serve.schema import LoggingConfig
+
+from attr_actors.actors.cluster import open_actors
+from attr_actors.settings import Settings
+from serve_app.api import build_api
+from serve_app.service import AttributionService
+
+APP_NAME = "attr-actors"
+
+
+@serve.deployment(name="ingress")
+@serve.ingress()
+class Ingress:
+    """Exists because HTTP needs several processes: each replica serves the whole API over the same named actors."""
+
+    async def __init__(self, settings: Settings) -> None:
+        logging.getLogger("attr_actors").setLevel(settings.log_level_name)
+        self._settings = settings
+        actors = await asyncio.to_thread(open_actors, settings)
+        self._service = AttributionService(settings, actors.ledger, actors.tracker, actors.analyzers)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_api(self._settings, self._service)
+
+
+def build_app(args: Settings) -> Application:
+    """Return the application; in a Serve config ``args:`` win over the environment, and that over the defaults."""
+    return Ingress.options(  # type: ignore[attr-defined, no-any-return]
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=1000,
+        graceful_shutdown_timeout_s=20,
+        health_check_period_s=5,
+        health_check_timeout_s=20,
+        autoscaling_config={
+            "min_replicas": args.replicas_min,
+            "max_replicas": max(args.replicas_min, args.replicas_max),
+            "target_ongoing_requests": 100,
+        },
+        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False, log_level=args.log_level_name),
+    ).bind(args)

@@ -1,0 +1,164 @@
+"""HTTP request and response bodies: the published contract. Key order is part of it: old monitors print what they get."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+from attr_actors.models import Attribution, Flight, Intent, JobMode, JobView
+
+
+class SubmitBody(BaseModel):
+    """The body of POST /logs; unknown fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    log_path: str = Field(description="Absolute path of the log inside the allowed root.")
+    user: str = "unknown"
+    job_id: str | None = None
+    cycle_id: int | None = None
+    analysis_intent: Intent = Intent.TRACK_ONLY
+
+
+class SubmitReply(BaseModel):
+    """The reply of POST /logs."""
+
+    submitted: bool = True
+    normalized_path: str
+    mode: JobMode
+    logs_dir: str | None = None
+    sched_restarts: int = 0
+    files_analyzed: int = 0
+
+
+class CycleInfo(BaseModel):
+    """The machine-readable half of one item of ``result.result``."""
+
+    auto_resume: str
+    auto_resume_explanation: str
+    attribution: str
+    checkpoint_saved: bool
+    action: str
+    category: str
+    signature: str | None
+    confidence: float
+
+
+class ResultBody(BaseModel):
+    """What monitors read: one ``[text, info]`` pair per workload cycle."""
+
+    module: str = "log_analyzer"
+    state: Literal["complete", "timeout", "pending", "in_flight"]
+    result_id: str | None = None
+    result: list[tuple[str, CycleInfo]] = []
+    error: str | None = None
+
+
+class Recommendation(BaseModel):
+    """The decision in the predecessor's five words; EXCLUDE is RESTART with ``exclude_nodes``."""
+
+    action: Literal["STOP", "RESTART", "CONTINUE", "UNKNOWN", "TIMEOUT"]
+    source: str
+    reason: str
+    exclude_nodes: list[str] = []
+
+
+class ResultReply(BaseModel):
+    """The reply of GET /logs. Keys from ``sched_restarts`` on are left out where they do not apply."""
+
+    result: ResultBody
+    status: Literal["completed", "in_flight", "pending"]
+    wl_restart: int = 0
+    wl_restart_count: int = 0
+    mode: JobMode = JobMode.SINGLE
+    sched_restarts: int | None = None
+    log_file: str | None = None
+    recommendation: Recommendation | None = None
+    candidate_recommendation: Recommendation | None = None
+    attribution: Attribution | None = None
+    degraded: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_does_not_apply(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        shown: dict[str, Any] = handler(self)
+        return {key: value for key, value in shown.items() if value is not None}
+
+
+class ErrorBody(BaseModel):
+    """Every error of every route."""
+
+    error_code: str
+    message: str
+    details: Any = None
+
+
+class HealthReply(BaseModel):
+    """The reply of GET /healthz."""
+
+    status: Literal["ok", "degraded", "fail"]
+    issues: list[str] = []
+
+
+class JobBody(BaseModel):
+    """One job in GET /jobs."""
+
+    job_id: str | None
+    log_path: str
+    path: str
+    user: str
+    mode: JobMode
+    created_at: float
+    terminated: bool
+    sched_restarts: int
+    logs_dir: str | None
+    log_files: list[str]
+    files_count: int
+    files_analyzed: int
+
+    @classmethod
+    def of(cls, job: JobView) -> JobBody:
+        """Show a tracked job."""
+        shared = job.model_dump(include=set(cls.model_fields) & set(JobView.model_fields))
+        return cls(log_path=job.path, files_count=len(job.log_files), **shared)
+
+
+class JobGroup(BaseModel):
+    """The predecessor's grouping of the same page by mode."""
+
+    count: int
+    jobs: list[JobBody]
+
+
+class JobsReply(BaseModel):
+    """The reply of GET /jobs."""
+
+    total_counts: dict[JobMode, int]
+    filter: dict[str, str | int]
+    returned: int
+    jobs: list[JobBody]
+    pending: JobGroup
+    single: JobGroup
+    splitlog: JobGroup
+
+
+class FlightBody(BaseModel):
+    """One analysis in GET /inflight."""
+
+    path: str
+    started_at: float
+    elapsed_seconds: float
+    waiters: int
+
+    @classmethod
+    def of(cls, flight: Flight) -> FlightBody:
+        """Show a flight."""
+        return cls(path=flight.path, started_at=flight.started_at, elapsed_seconds=round(flight.elapsed_s, 3), waiters=flight.waiters)
+
+
+class InflightReply(BaseModel):
+    """The reply of GET /inflight."""
+
+    count: int
+    paths: list[str]
+    entries: list[FlightBody]

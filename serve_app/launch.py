@@ -1,0 +1,152 @@
+"""Starts or joins Ray, deploys the application, waits, and stops what it started: the way of ``nvrx-attrsvc`` without arguments."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+
+from attr_actors.errors import Unavailable
+from attr_actors.settings import Settings
+
+READY_TIMEOUT_S = 120.0
+"""Ray and Serve are up within about 15 s on two quiet cores; a loaded machine needs a multiple."""
+
+
+def serve_until_stopped(
+    settings: Settings, say: Callable[[str], None], greet: Callable[[str], None] | None = None, once: bool = False
+) -> None:
+    """Serve until SIGINT or SIGTERM; call ``greet(url)`` when ready, and with ``once`` stop after it.
+
+    Raises Unavailable if the service cannot start.
+    """
+    url = f"http://{_url_host(settings.host)}:{settings.port}"
+    _check_port(settings)
+    with _signals() as stopped, _ray(settings), _application(settings):
+        _wait_ready(url, stopped)
+        if greet and not stopped():
+            greet(url)
+        if once:
+            return
+        say(f"attr-actors serves {settings.allowed_root} at {url} (documentation: {url}/docs). Stop with Ctrl-C.")
+        while not stopped():
+            time.sleep(0.2)
+        say("Stopping ...")
+
+
+def prepare_environment(nbthread: int = 1) -> None:
+    """Set what Ray reads at import, where the operator has not: ingress through HAProxy, token authentication, quiet start.
+
+    Each service gets HAProxy files and ports of its own, because two clusters on one machine must not share them.
+    """
+    place = tempfile.mkdtemp(prefix="attr-actors-")
+    wanted = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(nbthread),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{place}/admin.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": place,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{place}/server-state",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{place}/metrics.sock",
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        # Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": "5",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # The value that Ray will default to; unset, it warns.
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_urlsafe(32))  # Ours alone: the cluster ends with us.
+
+
+@contextlib.contextmanager
+def _ray(settings: Settings) -> Iterator[None]:
+    prepare_environment()
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS", "local")
+    local = {"include_dashboard": False, "num_cpus": os.cpu_count()} if address == "local" else {}
+    ray.init(address=address, namespace=settings.ray_namespace, log_to_driver=False, logging_level="error", **local)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _application(settings: Settings) -> Iterator[None]:
+    from ray import serve
+
+    from attr_actors.actors.cluster import stop_actors
+    from serve_app.app import APP_NAME, build_app
+
+    serve.start(http_options={"host": settings.host, "port": settings.port})
+    try:
+        serve.run(build_app(settings), name=APP_NAME, route_prefix="/")
+        yield
+    finally:
+        serve.delete(APP_NAME)
+        stop_actors(settings)
+        if os.environ.get("RAY_ADDRESS", "local") == "local":
+            serve.shutdown()
+
+
+def _wait_ready(url: str, stopped: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not stopped():
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{url}/healthz?ready=true", timeout=5):
+            return
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{url} did not answer within {READY_TIMEOUT_S:g} s; see the Serve logs in Ray's session directory")
+        time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a flag, so that stopping runs to its end."""
+    seen: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        seen.append(number)
+        if len(seen) > 2:  # A person who insists is not held.
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_port(settings: Settings) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as exc:
+            raise Unavailable(
+                f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}; set NVRX_ATTRSVC_PORT or NVRX_ATTRSVC_HOST"
+            ) from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _url_host(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)

@@ -1,0 +1,40 @@
+"""What all test layers share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The directory of design documents, labelled logs and real backends; tests that need it are skipped without it."""
+    place = Path(os.environ.get("ATTR_ACTORS_SHARED", REPO.parent / "shared"))
+    if not place.is_dir():
+        pytest.skip(f"needs the shared directory, and there is none at {place} (set ATTR_ACTORS_SHARED)")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _fast_layers_never_start_ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = Path(str(request.node.path)).relative_to(REPO / "tests").parts[0]
+    if layer in ("cluster", "e2e"):
+        return
+    import ray
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a fast test must not start Ray")
+
+    monkeypatch.setattr(ray, "init", refuse)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("NVRX_") or name in ("NVIDIA_API_KEY", "SLACK_BOT_TOKEN", "SLACK_CHANNEL"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
