@@ -10,6 +10,8 @@ raises errors of ``attr_actors.errors`` only (``Unavailable`` while the actor re
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from typing import Protocol
 
 from attr_actors.models import (
@@ -21,6 +23,7 @@ from attr_actors.models import (
     JobMode,
     JobsPage,
     JobView,
+    Outcome,
     Peek,
     Recording,
     Snapshot,
@@ -50,14 +53,8 @@ class LedgerHandle(Protocol):
     async def lease(self, sink: str, limit: int, lease_s: float) -> tuple[Delivery, ...]:
         """Lease due deliveries of a sink; an unacknowledged one is due again after ``lease_s``."""
 
-    async def acknowledge(self, delivery_ids: tuple[int, ...]) -> None:
-        """Mark deliveries as done."""
-
-    async def postpone(self, delivery_id: int, delay_s: float, reason: str) -> None:
-        """Count a failed attempt and try again after a delay."""
-
-    async def park(self, delivery_id: int, reason: str) -> None:
-        """Set a delivery aside with its reason; it waits for an operator."""
+    async def settle(self, outcomes: tuple[Outcome, ...]) -> None:
+        """Remove what is done (keeping receipts), postpone what is to be tried again, park the rest; in one transaction."""
 
     async def stats(self) -> Stats:
         """Return counts of entries, jobs and outbox rows per sink and state, and the age of the oldest due row."""
@@ -88,6 +85,11 @@ class AnalyzerHandle(Protocol):
         """Return version, settings fingerprint and issues."""
 
 
+def pick(analyzers: Sequence[AnalyzerHandle], path: str) -> AnalyzerHandle:
+    """Return the analyzer of a path. The address is a checksum, because ``hash()`` is salted per process."""
+    return analyzers[zlib.crc32(path.encode(errors="surrogateescape")) % len(analyzers)]
+
+
 class TrackerHandle(Protocol):
     """The job tracker: every job's mode, files and life."""
 
@@ -99,6 +101,9 @@ class TrackerHandle(Protocol):
 
     async def finish(self, path: str) -> JobView | None:
         """Return the job of a path with its files freshly listed, marking a splitlog job terminated; None if untracked."""
+
+    async def refresh(self, path: str) -> JobView | None:
+        """Return the job of a path with its files freshly listed, and let it live on; None if untracked."""
 
     async def find(self, path: str) -> JobView | None:
         """Return the job of a path without changing anything; None if untracked."""

@@ -38,7 +38,7 @@ class Row:
 
 def attribute_files(files: Iterable[str]) -> Iterator[Row]:
     """Attribute each file in turn with the rights of the caller; a bad file is a row, not an error."""
-    engine = Engine(Settings.load(allowed_root="/"))
+    engine = Engine(Settings.load(allowed_root="/").engine)
     for name in files:
         try:
             yield Row(name, engine.analyze(admit(os.path.abspath(name), "/")))

@@ -238,6 +238,14 @@ class Health(Value):
     failing: bool = False
 
 
+class EngineConfig(Value):
+    """What the engine may spend and where it finds more signatures; part of its fingerprint."""
+
+    evidence_bytes_max: int = 24_000
+    signatures_dir: str = ""
+    scan_backend: Literal["auto", "hyperscan", "re2"] = "auto"
+
+
 class Stats(Value):
     """Counters and gauges of one actor, by dotted name."""
 
@@ -274,12 +282,36 @@ class Recording(Value):
     requester: Requester = Requester()
 
 
+class Entry(Value):
+    """One workload cycle's attribution as the ledger keeps it and as a sink receives it."""
+
+    snapshot: Snapshot
+    engine: str
+    wl_restart: int
+    cycles: int
+    result_id: str
+    analysed_at: float
+    scan_s: float = 0.0
+    log_bytes: int = 0
+    requester: Requester = Requester()
+    attribution: Attribution
+
+
 class Delivery(Value):
-    """One entry (one workload cycle's attribution) leased for one sink."""
+    """One entry leased for one sink. ``attempts`` counts this one; ``receipt`` is the sink's own for an earlier message of the topic."""
 
     delivery_id: int
     sink: str
-    entry_key: str
     attempts: int
-    recording: Recording
-    cycle: int
+    entry: Entry
+    receipt: str | None = None
+
+
+class Outcome(Value):
+    """What became of a delivery: done (with the sink's receipt), to be tried again after a delay, or parked for an operator."""
+
+    delivery_id: int
+    state: Literal["done", "retry", "parked"]
+    reason: str = ""
+    delay_s: float | None = None
+    receipt: str | None = None

@@ -16,6 +16,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from attr_actors.errors import BadSettings
+from attr_actors.models import EngineConfig
 
 PREFIX = "NVRX_ATTRSVC_"
 RATE = re.compile(r"^\s*[1-9]\d*\s*(?:/|per)\s*(?:\d+\s*)?(?:second|minute|hour|day)s?\s*$", re.IGNORECASE)
@@ -49,6 +50,7 @@ class Settings(BaseSettings):
     cache_file: str = Field("", description="The ledger's database file; empty: attr-actors/ledger.db in the user's state directory.")
     cache_grace_period_seconds: float = Field(600, ge=0, description="An answer younger than this is served without a stat of its log, s.")
     entry_age_max_s: float = Field(14 * 86400, gt=0, description="Answers whose log is older than this are evicted, s.")
+    ledger_lock_wait_s: float = Field(10, ge=0, description="How long a starting ledger waits for the one before it to be gone, s.")
 
     # Rate limits, per client and shared by all replicas: "N/second|minute|hour|day".
     rate_limit_submit: str = Field("1200/minute", description="POST /logs.")
@@ -61,6 +63,7 @@ class Settings(BaseSettings):
     flights_max: int = Field(256, ge=1, description="Analyses under way or queued per analyzer; more are refused with 503.")
     scan_threads: int = Field(2, ge=1, description="Logs that one analyzer reads at a time.")
     evidence_bytes_max: int = Field(24_000, ge=2_000, description="Evidence kept per answer, bytes (about 8k tokens).")
+    scan_backend: Literal["auto", "hyperscan", "re2"] = Field("auto", description="Pattern matcher; auto: hyperscan where it can be had.")
     signatures_dir: str = Field("", description="Directory with an operator's own signature rows.")
 
     file_timeout_s: float = Field(10, gt=0, description="Longest wait for the file system in a quick request, s; then 503.")
@@ -71,6 +74,11 @@ class Settings(BaseSettings):
     pending_age_max_s: float = Field(7 * 86400, gt=0, description="A pending job older than this is forgotten, s.")
     terminated_age_max_s: float = Field(3600, gt=0, description="A terminated job is forgotten after this, s.")
     job_age_max_s: float = Field(180 * 86400, gt=0, description="Any job older than this is forgotten, s.")
+    pending_bytes: int = Field(4096, ge=1, description="A log with a job_id and fewer bytes is pending: too early to tell its layout.")
+    marker_head_bytes: int = Field(2**20, ge=4096, description="A log without START PATHS in its first bytes has none and is not read on.")
+    logs_dir_files_max: int = Field(1000, ge=1, description="Log files kept per splitlog job, the last ones in order.")
+    tracker_threads: int = Field(8, ge=1, description="Logs that the tracker looks at in parallel; shared file systems wait.")
+    background_analyses_max: int = Field(8, ge=1, description="Completed logs that the tracker has analysed at a time.")
 
     # Model.
     llm_model: str = Field("nvidia/llama-3.3-nemotron-super-49b-v1", description="Model name at the endpoint.")
@@ -106,6 +114,23 @@ class Settings(BaseSettings):
     slack_bot_token: SecretStr | None = Field(None, validation_alias=_bare("SLACK_BOT_TOKEN"))
     slack_channel: str = Field("", validation_alias=_bare("SLACK_CHANNEL"))
     slack_email_domain: str = Field("", validation_alias=_bare("SLACK_EMAIL_DOMAIN", PREFIX + "SLACK_EMAIL_DOMAIN"))
+    slack_base_url: str = Field("https://slack.com/api/", description="Slack's Web API; another one behind a gateway or in tests.")
+    elasticsearch_url: str = Field("http://127.0.0.1:9200", description="Elasticsearch 8.x or 9.x, used when DATAFLOW_INDEX is set.")
+    elasticsearch_api_key: SecretStr | None = Field(None, description="Encoded API key; wins over user and password.")
+    elasticsearch_user: str = Field("", description="User for basic authentication.")
+    elasticsearch_password: SecretStr | None = Field(None, description="Password for basic authentication.")
+    elasticsearch_ca_file: str = Field("", description="PEM file of the authority that signed the cluster's certificate.")
+    export_url: str = Field("", description="Webhook: each record is sent there as JSON by POST; empty: no webhook.")
+    export_secret: SecretStr | None = Field(None, description="Key of the webhook's HMAC-SHA256 signature.")
+    export_sinks: str = Field("", description="Names of own sinks, separated by commas: entry points of the group attr_actors.sinks.")
+    sink_timeout_s: float = Field(30, gt=0, description="Longest wait for one reply of a sink, s.")
+    outbox_lease_s: float = Field(120, gt=0, description="A delivery not settled in this time is due again, s; above three sink timeouts.")
+    outbox_poll_interval_s: float = Field(1, gt=0, description="Time between two looks for due deliveries, s.")
+    outbox_backoff_max_s: float = Field(300, gt=0, description="Longest pause between two attempts, s.")
+    outbox_attempts_max: int = Field(
+        1000, ge=1, description="Failed attempts before a delivery is parked; at the longest pause over three days."
+    )
+    outbox_keep_max_s: float = Field(30 * 86400, gt=0, description="A delivery older than this is dropped and counted, parked or not, s.")
 
     # The cluster.
     ray_namespace: str = Field("attr-actors", description="Ray namespace of the actors.")
@@ -152,12 +177,28 @@ class Settings(BaseSettings):
         return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
 
     @property
+    def engine(self) -> EngineConfig:
+        """Return the engine's part of the settings."""
+        return EngineConfig(**{name: getattr(self, name) for name in EngineConfig.model_fields})
+
+    @property
     def ledger_file(self) -> str:
         """Return the path of the ledger's database."""
         if self.cache_file:
             return os.path.abspath(self.cache_file)
         state = os.environ.get("XDG_STATE_HOME") or os.path.join(Path.home(), ".local", "state")
         return os.path.join(state, "attr-actors", "ledger.db")
+
+    @property
+    def sink_names(self) -> tuple[str, ...]:
+        """Return the names of the configured sinks: each new entry gets a delivery for each of them."""
+        built_in = {
+            "elasticsearch": bool(self.dataflow_index),
+            "slack": bool(self.slack_bot_token and self.slack_bot_token.get_secret_value() and self.slack_channel),
+            "webhook": bool(self.export_url),
+        }
+        own = (name.strip() for name in self.export_sinks.split(","))
+        return tuple(dict.fromkeys([*(name for name, on in built_in.items() if on), *filter(None, own)]))
 
     def fingerprint(self) -> str:
         """Return a short hash of all settings: actors made with another one are replaced. Reveals no secret."""

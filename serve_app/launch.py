@@ -62,6 +62,8 @@ def prepare_environment(nbthread: int = 1) -> None:
         # Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "5",
+        # The floor of a drain is waited for at every stop; a replica here has nothing that would take its default of 30 s.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # The value that Ray will default to; unset, it warns.
         "RAY_USAGE_STATS_ENABLED": "0",
     }

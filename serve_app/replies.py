@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from attr_actors.core.rendering import checkpoint_saved, render_attribution_text, render_auto_resume, render_cycle_text, render_explanation
-
+from attr_actors.core.rendering import render_auto_resume, render_cycle_text, render_explanation, render_issues, saved_checkpoint
 from attr_actors.errors import InvalidParameter
 from attr_actors.models import Action, Analysis, Attribution, Peek
 from serve_app.bodies import CycleInfo, Recommendation, ResultBody, ResultReply
@@ -66,8 +65,8 @@ def render_item(cycle: Attribution) -> tuple[str, CycleInfo]:
     info = CycleInfo(
         auto_resume=render_auto_resume(cycle.action),
         auto_resume_explanation=render_explanation(cycle),
-        attribution=render_attribution_text(cycle),
-        checkpoint_saved=checkpoint_saved(cycle),
+        attribution=render_issues(cycle),
+        checkpoint_saved=saved_checkpoint(cycle),
         action=cycle.action.value,
         category=cycle.category.value,
         signature=cycle.signature,

@@ -15,7 +15,7 @@ from attr_actors.actors.isolation import analyze_isolated
 from attr_actors.actors.single_flight import SingleFlight
 from attr_actors.core.engine import Engine
 from attr_actors.core.paths import LogPath, admit, stat_log
-from attr_actors.core.validity import is_valid
+from attr_actors.core.validity import in_grace, is_valid
 from attr_actors.errors import AnalysisFailed, NotFound, Unavailable
 from attr_actors.handles import LedgerHandle
 from attr_actors.models import Analysis, AnalyzeRequest, Flight, Health, Peek, Recording, Snapshot, Stats
@@ -37,7 +37,7 @@ class Analyzer:
         self._settings = settings
         self._ledger = ledger
         self._name = name
-        self._engine = Engine(settings)
+        self._engine = Engine(settings.engine)
         self._flights: SingleFlight[Analysis] = SingleFlight(settings.flights_max)
         self._threads = ThreadPoolExecutor(settings.scan_threads, thread_name_prefix="scan")
         self._counts: Counter[str] = Counter()
@@ -91,15 +91,17 @@ class Analyzer:
         return analysis
 
     async def _still_holds(self, stored: Analysis) -> bool:
+        """Judge a stored answer by the ledger's rule: inside the grace period without a stat, afterwards by size and mtime."""
+        settings, now = self._settings, time.time()
         if stored.engine != self._engine.fingerprint:
             return False
-        if is_valid(stored, None, time.time(), self._settings.cache_grace_period_seconds):
+        if in_grace(stored, now, settings.cache_grace_period_seconds):
             return True
         try:
-            now = await self._in_thread(lambda: _snapshot(admit(stored.snapshot.path, self._settings.allowed_root)))
+            seen = await self._in_thread(lambda: _snapshot(admit(stored.snapshot.path, settings.allowed_root)))
         except NotFound:
             return False
-        return is_valid(stored, now, time.time(), self._settings.cache_grace_period_seconds)
+        return is_valid(stored, now, settings.cache_grace_period_seconds, settings.entry_age_max_s, seen.size, seen.mtime_ns)
 
     async def _scan(self, path: str) -> Analysis:
         log = await self._in_thread(lambda: admit(path, self._settings.allowed_root))
@@ -111,7 +113,7 @@ class Analyzer:
             if attempts == 1:
                 analysis = await self._in_thread(lambda: self._engine.analyze(log))
             else:  # The process of the last attempt died, perhaps of this log: read it where nothing else can be hurt.
-                analysis = await analyze_isolated(log, self._settings)
+                analysis = await analyze_isolated(log, self._settings.engine, self._settings.compute_timeout)
         finally:
             self._counts["compute.seconds"] += time.monotonic() - started  # type: ignore[assignment]
         self._counts["compute.completed"] += 1

@@ -7,42 +7,29 @@ reads a bounded number of bytes, and fails as ModelError or BadReply only.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, cast
 
 import httpx2
 import openai
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import SecretStr
 
 from attr_actors.adapters.llm_keys import Key, find_key
+from attr_actors.adapters.llm_wire import BoundedTransport, Completion, Format, format_arguments, read_completion
 from attr_actors.core.backoff import delay_s
-from attr_actors.errors import BadReply, ModelError
+from attr_actors.errors import BadReply, ModelError, ModelRejected
 from attr_actors.settings import Settings
 
 log = logging.getLogger(__name__)
 
-RESPONSE_BYTES_MAX = 2_000_000
-"""A reply of the longest allowed token count stays far below; a huge one is cut off while it is read."""
-
 RETRY_FIRST_S = 0.5
 RETRY_LONGEST_S = 20.0
-ANSWER = "answer"
-
-
-class Format(IntEnum):
-    """How the endpoint is told to answer in the schema, best first. What it refuses is not tried again."""
-
-    JSON_SCHEMA = 0
-    TOOL = 1
-    PLAIN = 2
 
 
 @dataclass(frozen=True)
@@ -53,47 +40,6 @@ class Question:
     messages: Sequence[dict[str, str]]
     schema: dict[str, Any]
     tokens_max: int
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What one call brought. ``text`` is the reply's JSON or prose; ``cut`` tells that the token limit ended it."""
-
-    text: str
-    model: str
-    tokens_in: int
-    tokens_out: int
-    cut: bool = False
-
-
-class _BoundedStream(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._stream:
-            size += len(chunk)
-            if size > RESPONSE_BYTES_MAX:
-                raise httpx2.DecodingError(f"the reply is larger than {RESPONSE_BYTES_MAX} bytes")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class BoundedTransport(httpx2.AsyncHTTPTransport):
-    """Cuts responses off at a size, and refuses compressed ones, which could grow beyond it."""
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request and return the response with a bounded body."""
-        request.headers["accept-encoding"] = "identity"
-        response = await super().handle_async_request(request)
-        if response.headers.get("content-encoding", "identity") != "identity":
-            await response.aclose()
-            raise httpx2.DecodingError("the reply is compressed though that was not asked for")
-        response.stream = _BoundedStream(cast(httpx2.AsyncByteStream, response.stream))
-        return response
 
 
 class ChatModel:
@@ -150,12 +96,12 @@ class ChatModel:
                 return await self._request(question, wanted, until)
             except openai.AuthenticationError:
                 if rekeyed or not self._rekey():
-                    raise _Final("the model endpoint refuses the API key (401)") from None
+                    raise ModelRejected("the model endpoint refuses the API key (401)") from None
                 rekeyed = True
             except (openai.BadRequestError, openai.UnprocessableEntityError) as exc:
                 if wanted is Format.PLAIN or _blames_length(exc):
                     self._formats.pop(model, None)  # It was not the format.
-                    raise _Final(f"the model endpoint refuses the request ({exc.status_code})") from None
+                    raise ModelRejected(f"the model endpoint refuses the request ({exc.status_code})") from None
                 self._formats[model] = Format(wanted + 1)
                 log.info("model %s refuses the format %s; trying %s from now on", model, wanted.name, self._formats[model].name)
 
@@ -163,7 +109,7 @@ class ChatModel:
         settings = self._settings
         limit_s = min(settings.llm_call_timeout_s, until - time.monotonic())
         if limit_s <= 0:
-            raise _Final("the time for the model is over")
+            raise ModelRejected("the time for the model is over")
         self.counts["calls"] += 1
         try:
             async with asyncio.timeout(limit_s):
@@ -174,10 +120,10 @@ class ChatModel:
                     top_p=settings.llm_top_p,
                     max_tokens=question.tokens_max,
                     timeout=limit_s,
-                    **_format_arguments(wanted, question.schema),
+                    **format_arguments(wanted, question.schema),
                 )
         except (TimeoutError, openai.APITimeoutError):
-            raise _Final(f"the model did not answer within {limit_s:.0f} s") from None
+            raise ModelRejected(f"the model did not answer within {limit_s:.0f} s") from None
         except (openai.AuthenticationError, openai.BadRequestError, openai.UnprocessableEntityError):
             raise
         except openai.APIStatusError as exc:
@@ -187,12 +133,12 @@ class ChatModel:
             if isinstance(cause, httpx2.DecodingError):
                 raise BadReply(str(cause)) from None
             raise ModelError(f"no connection to the model endpoint ({type(cause).__name__})") from None
-        return _read_completion(reply.content, question.model)
+        return read_completion(reply.content, question.model)
 
     def _open(self) -> openai.AsyncOpenAI:
         if self._client is None:
             if self._key is None:
-                raise _Final("there is no API key for the model")
+                raise ModelRejected("there is no API key for the model")
             self._client = openai.AsyncOpenAI(
                 api_key=self._key.secret.get_secret_value(),
                 base_url=self._settings.llm_base_url,
@@ -215,23 +161,6 @@ class ChatModel:
         return True
 
 
-class _Final(ModelError):
-    """A failure that trying again does not mend."""
-
-    retryable = False
-
-
-def _format_arguments(wanted: Format, schema: dict[str, Any]) -> dict[str, Any]:
-    match wanted:
-        case Format.JSON_SCHEMA:
-            return {"response_format": {"type": "json_schema", "json_schema": {"name": ANSWER, "strict": True, "schema": schema}}}
-        case Format.TOOL:
-            tool = {"type": "function", "function": {"name": ANSWER, "description": "Give the answer.", "parameters": schema}}
-            return {"tools": [tool], "tool_choice": {"type": "function", "function": {"name": ANSWER}}}
-        case Format.PLAIN:
-            return {}
-
-
 def _blames_length(exc: openai.APIStatusError) -> bool:
     """Tell whether a refusal is about the prompt's length, which would come again in any format."""
     text = str(exc.body or exc.message).lower()
@@ -243,7 +172,7 @@ def _status_error(exc: openai.APIStatusError) -> ModelError:
     message = f"the model endpoint answered {status}"
     if status in (408, 409, 425, 429) or status >= 500:
         return ModelError(message, _retry_after(exc))
-    return _Final(message)
+    return ModelRejected(message)
 
 
 def _retry_after(exc: openai.APIStatusError) -> float | None:
@@ -252,50 +181,3 @@ def _retry_after(exc: openai.APIStatusError) -> float | None:
         return max(0.0, float(exc.response.headers.get("retry-after", "")))
     except ValueError:
         return None
-
-
-class _Function(BaseModel):
-    arguments: str | dict[str, Any] = ""
-
-
-class _ToolCall(BaseModel):
-    function: _Function = _Function()
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Wire(BaseModel):
-    """What is read of a response: servers leave out and add fields, so it is no more than is needed."""
-
-    choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
-
-
-def _read_completion(body: bytes, model: str) -> Completion:
-    """Read a response. Raises BadReply."""
-    try:
-        wire = _Wire.model_validate_json(body)
-    except ValidationError:
-        raise BadReply("the model endpoint's answer is not a completion") from None
-    choice, usage = wire.choices[0], wire.usage or _Usage()
-    text = choice.message.content or ""
-    if choice.message.tool_calls and not text.strip().startswith("{"):
-        given = choice.message.tool_calls[0].function.arguments
-        text = given if isinstance(given, str) else json.dumps(given)
-    if choice.message.refusal or choice.finish_reason == "content_filter":
-        raise BadReply("the model refused to answer")
-    return Completion(text, model, usage.prompt_tokens, usage.completion_tokens, cut=choice.finish_reason == "length")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from attr_actors.adapters.llm import ChatModel, Completion, Question
+from attr_actors.adapters.llm import ChatModel, Question
+from attr_actors.adapters.llm_wire import Completion
 from attr_actors.core.replies import reply_schema
 from attr_actors.errors import BadReply, ModelError
 from attr_actors.settings import Settings

@@ -1,0 +1,63 @@
+"""Jobs that change together are saved together: while one save is under way, the next ones collect."""
+
+from __future__ import annotations
+
+import asyncio
+
+from attr_actors.errors import Unavailable
+from attr_actors.handles import LedgerHandle
+
+
+class JobWriter:
+    """Writes job rows to the ledger in batches; ``settle()`` returns once a path's newest row is durable.
+
+    A row whose save failed stays marked, so that a repeated request waits for it instead of trusting memory.
+    """
+
+    def __init__(self, ledger: LedgerHandle, timeout_s: float, batch_max: int = 2000) -> None:
+        self._ledger = ledger
+        self._timeout_s = timeout_s
+        self._batch_max = batch_max
+        self._marked: dict[str, str | None] = {}
+        self._saving: dict[str, str | None] = {}
+        self._save: asyncio.Task[None] | None = None
+        self.failed = False
+
+    def mark(self, path: str, row: str | None) -> None:
+        """Note a path's newest row; None forgets it."""
+        self._marked[path] = row
+
+    async def settle(self, path: str) -> None:
+        """Return when the path has nothing left to save. Raises what the ledger raises, and Unavailable."""
+        while path in self._marked or path in self._saving:
+            await asyncio.shield(self._saved())
+
+    async def settle_all(self) -> None:
+        """Return when nothing is left to save."""
+        while self._marked or self._saving:
+            await asyncio.shield(self._saved())
+
+    def _saved(self) -> asyncio.Task[None]:
+        if self._save is None:
+            self._save = asyncio.create_task(self._save_batch())
+        return self._save
+
+    async def _save_batch(self) -> None:
+        batch = dict(list(self._marked.items())[: self._batch_max])
+        for path in batch:
+            del self._marked[path]
+        self._saving = batch
+        rows = tuple((path, row) for path, row in batch.items() if row is not None)
+        forget = tuple(path for path, row in batch.items() if row is None)
+        self.failed = True  # Until it is known to be saved.
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._ledger.save_jobs(rows, forget)
+            self.failed = False
+        except TimeoutError:
+            raise Unavailable("the ledger did not answer in time", 5) from None
+        finally:
+            if self.failed:
+                self._marked = batch | self._marked
+            self._saving = {}
+            self._save = None

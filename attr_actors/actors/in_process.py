@@ -1,0 +1,54 @@
+"""Actors without Ray: the same classes in this process, for the Python API and the fast tests."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+from attr_actors.actors.analyzer import Analyzer
+from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.tracker import Tracker
+from attr_actors.handles import AnalyzerHandle, LedgerHandle
+from attr_actors.settings import Settings
+
+
+class Mailbox:
+    """Makes a synchronous actor awaitable: one call at a time, in a thread of its own, in the order of arrival."""
+
+    def __init__(self, actor: object) -> None:
+        self._actor = actor
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=type(actor).__name__.lower())
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return functools.partial(self._deliver, getattr(self._actor, method))
+
+    async def _deliver(self, method: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, method, *args)
+
+    def stop(self) -> None:
+        """End the thread after the calls that wait."""
+        self._thread.shutdown()
+
+
+class LocalActors:
+    """All actors of the plan in this process, on the running loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._ledger = Ledger(settings)
+        self._mailbox = Mailbox(self._ledger)
+        self.ledger = cast(LedgerHandle, self._mailbox)
+        self.analyzers: tuple[AnalyzerHandle, ...] = tuple(
+            Analyzer(settings, self.ledger, f"analyzer-{i}") for i in range(settings.analyzers)
+        )
+        self.tracker = Tracker(settings, self.ledger, self.analyzers)
+
+    async def stop(self) -> None:
+        """End the actors; nothing acknowledged is lost."""
+        await self.tracker.stop()
+        self._mailbox.stop()
+        self._ledger.close()

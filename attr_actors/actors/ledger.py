@@ -1,0 +1,86 @@
+"""The ledger actor: the one durable store. Every other actor may die at any instant and rebuild itself from it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from attr_actors import __version__
+from attr_actors.adapters.ledger_db import LedgerDb
+from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats
+from attr_actors.settings import Settings
+
+
+class Ledger:
+    """The durable store of answers, attempts, jobs and deliveries. It calls nobody.
+
+    Exists because writes must be serialised and there must be one writer in the cluster: it is synchronous, one call
+    at a time, so its mailbox is the lock, and a reply means that the transaction is on disk. Recovery is opening the file.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+        """Open the ledger. Raises LedgerFault if it is foreign, of another schema, or held by another process."""
+        self._settings = settings
+        self._clock = clock
+        self._started_at = clock()
+        self._counts: Counter[str] = Counter()
+        self._db = LedgerDb(settings.ledger_file, settings.ledger_lock_wait_s)
+
+    def lookup(self, path: str) -> Analysis | None:
+        """Return the newest stored analysis of a path; the caller judges validity."""
+        found = self._db.lookup(path)
+        self._counts["persistence.lookups"] += 1
+        self._counts["persistence.hits"] += found is not None
+        return found
+
+    def record(self, recordings: tuple[Recording, ...]) -> None:
+        """Store analyses and the deliveries they cause in one transaction."""
+        settings, now = self._settings, self._clock()
+        # Eviction comes first: on a full disk it makes the room.
+        swept = self._db.sweep(now, settings.entry_age_max_s, settings.cache_grace_period_seconds, settings.outbox_keep_max_s)
+        self._counts.update(swept)
+        self._db.record(recordings, settings.sink_names, now)
+        self._counts["persistence.recorded"] += len(recordings)
+
+    def begin_attempt(self, snapshot: Snapshot, engine: str) -> int:
+        """Count an analysis before it starts; return how many started, this one included, since the last was recorded."""
+        return self._db.begin_attempt(snapshot, engine, self._clock())
+
+    def load_jobs(self, after_path: str, limit: int) -> tuple[str, ...]:
+        """Return saved jobs in path order after ``after_path``."""
+        return self._db.load_jobs(after_path, limit)
+
+    def save_jobs(self, jobs: tuple[tuple[str, str], ...], forget: tuple[str, ...]) -> None:
+        """Store (path, JSON text) pairs and drop forgotten paths."""
+        self._db.save_jobs(jobs, forget)
+
+    def lease(self, sink: str, limit: int, lease_s: float) -> tuple[Delivery, ...]:
+        """Lease due deliveries of a sink; an unsettled one is due again after ``lease_s``."""
+        return self._db.lease(sink, limit, lease_s, self._clock())
+
+    def settle(self, outcomes: tuple[Outcome, ...]) -> None:
+        """Remove what is done, postpone what is to be tried again, park the rest."""
+        self._db.settle(outcomes, self._clock())
+        self._counts.update(f"outbox.settled_{outcome.state}" for outcome in outcomes)
+
+    def stats(self) -> Stats:
+        """Return rows, outbox depth and age per sink, and what this process did."""
+        counts = self._db.counts(self._settings.sink_names, self._clock())
+        return Stats(counts={**counts, **{name: float(number) for name, number in self._counts.items()}})
+
+    def health(self) -> Health:
+        """Return version, settings fingerprint, and what an operator must mend."""
+        return Health(
+            name="ledger",
+            version=__version__,
+            fingerprint=self._settings.fingerprint(),
+            pid=os.getpid(),
+            started_at=self._started_at,
+            issues=tuple(self._db.issues.values()),
+        )
+
+    def close(self) -> None:
+        """Close the file; a ledger that is not closed loses nothing."""
+        self._db.close()

@@ -1,0 +1,73 @@
+"""The right to write the ledger: a lock that ends with its process, and a token that ends with its successor.
+
+Hold in mind: the lock keeps a second writer out; the token stops a first one whose lock was lost without its knowing
+(a partition on a shared file system). A writer whose token is gone never writes again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+import uuid
+
+from attr_actors.errors import LedgerFault
+
+
+class WriterLock:
+    """The lock file beside the ledger: held by flock, and holding the token of the newest owner."""
+
+    def __init__(self, path: str, wait_s: float) -> None:
+        """Take the lock, waiting for a dying owner. Raises LedgerFault naming the owner, or OSError."""
+        self.path = path
+        self._token = uuid.uuid4().hex
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._wait(wait_s)
+            self._sign()
+        except BaseException:
+            self.release()
+            raise
+
+    def check(self) -> None:
+        """Raise LedgerFault if another ledger has taken over since."""
+        # The name is opened anew each time: network file systems look at the server only on open.
+        if self._read().get("token") != self._token:
+            raise LedgerFault(f"another process took over the ledger '{self.path}'; this one writes no more")
+
+    def release(self) -> None:
+        """Give the lock back."""
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+
+    def _wait(self, wait_s: float) -> None:
+        deadline = time.monotonic() + wait_s
+        while not self._try():
+            if time.monotonic() >= deadline:
+                owner = self._read()
+                raise LedgerFault(f"the ledger is in use by process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}")
+            time.sleep(0.05)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _sign(self) -> None:
+        text = json.dumps({"token": self._token, "pid": os.getpid(), "host": socket.gethostname()}).encode()
+        os.pwrite(self._fd, text, 0)
+        os.ftruncate(self._fd, len(text))
+        os.fsync(self._fd)
+
+    def _read(self) -> dict[str, object]:
+        try:
+            with open(self.path, "rb") as file:
+                found = json.loads(file.read(4096))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}

@@ -1,0 +1,74 @@
+"""One look at a job's files: what the file system says now, as a value that the job book can judge.
+
+Hold in mind: a look costs what changed. An unchanged log is only stat'ed, a grown one is read from where the last look
+ended. Everything here blocks: call it from a thread.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from attr_actors.core.markers import Markers, read_markers
+from attr_actors.core.paths import LogPath, admit, admit_logs_dir, stat_log
+from attr_actors.core.splitlog import Listed, list_log_files
+from attr_actors.errors import NotFound, RequestError
+
+
+class Known(NamedTuple):
+    """What is remembered of a log from the last look."""
+
+    size: int = -1
+    mtime_ns: int = 0
+    markers: Markers = Markers()
+
+
+class Bounds(NamedTuple):
+    """How much a look may read and return."""
+
+    head_bytes: int
+    files_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A log, its markers and, where it names a LOGS_DIR, the job's files there."""
+
+    number: int
+    """Counts up with the moment at which the look began, so that an older one cannot overwrite a newer one."""
+    size: int | None = None
+    """None: there is no such file (yet, or any more)."""
+    mtime_ns: int = 0
+    markers: Markers = field(default_factory=Markers)
+    logs_dir: str | None = None
+    """The LOGS_DIR that the log names, resolved and admitted; None also while it does not exist."""
+    files: tuple[Listed, ...] = ()
+    fault: RequestError | None = None
+    """Why the LOGS_DIR may not be used."""
+
+
+def take_look(log: LogPath, job_id: str | None, known: Known, bounds: Bounds, number: int) -> Look:
+    """Look at a log. Raises NotReadable, NotRegular, OutsideRoot; a missing file is an answer, not an error."""
+    try:
+        found = stat_log(log)
+        markers = known.markers
+        if (found.st_size, found.st_mtime_ns) != (known.size, known.mtime_ns) or found.st_ino != markers.inode:
+            markers = read_markers(log, known.markers, bounds.head_bytes)
+    except NotFound:
+        return Look(number, None, 0, known.markers)
+    look = Look(number, found.st_size, found.st_mtime_ns, markers)
+    if job_id is None or markers.logs_dir is None:
+        return look
+    return _with_logs_dir(look, markers.logs_dir, log.root, job_id, bounds)
+
+
+def _with_logs_dir(look: Look, named: str, root: str, job_id: str, bounds: Bounds) -> Look:
+    try:
+        if not os.path.lexists(admit(named, root).path):
+            return look  # Launchers announce the directory before they make it.
+        logs_dir = admit_logs_dir(named, root)
+        files = list_log_files(logs_dir, job_id, bounds.files_max)
+    except RequestError as fault:
+        return Look(look.number, look.size, look.mtime_ns, look.markers, fault=fault)
+    return Look(look.number, look.size, look.mtime_ns, look.markers, logs_dir.path, files)

@@ -1,0 +1,81 @@
+"""The ledger actor: the same calls as its handle, durable when they return."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from attr_actors.actors.ledger import Ledger
+from attr_actors.handles import LedgerHandle
+from attr_actors.settings import Settings
+from tests.answers import analysis, attribution, recording
+
+
+def settings(tmp_path: Path, **more: object) -> Settings:
+    return Settings(allowed_root=str(tmp_path), cache_file=str(tmp_path / "ledger.db"), _env_file=None, **more)  # type: ignore[arg-type]
+
+
+def test_ledger_has_every_method_of_its_handle_with_the_same_arguments() -> None:
+    promised = {n: f for n, f in vars(LedgerHandle).items() if inspect.iscoroutinefunction(f)}
+    assert promised
+    for name, method in promised.items():
+        own = getattr(Ledger, name)
+        assert not inspect.iscoroutinefunction(own)
+        assert list(inspect.signature(own).parameters) == list(inspect.signature(method).parameters), name
+
+
+def test_new_ledger_on_the_file_of_a_dead_one_has_everything(tmp_path: Path) -> None:
+    first = Ledger(settings(tmp_path, dataflow_index="i"))
+    first.record((recording(),))
+    first.close()
+    second = Ledger(settings(tmp_path, dataflow_index="i"))
+    assert second.lookup("/logs/a.log") == analysis()
+    assert len(second.lease("elasticsearch", 10, 60)) == 1
+    second.close()
+
+
+def test_sink_configured_later_gets_new_answers_only(tmp_path: Path) -> None:
+    first = Ledger(settings(tmp_path))
+    first.record((recording("/early"),))
+    first.close()
+    second = Ledger(settings(tmp_path, export_url="http://127.0.0.1:1/", slack_bot_token="t", slack_channel="c"))
+    second.record((recording("/early"), recording("/late")))
+    assert [d.entry.snapshot.path for d in second.lease("webhook", 10, 60)] == ["/late"]
+    assert [d.entry.snapshot.path for d in second.lease("slack", 10, 60)] == ["/late"]
+    assert second.lease("elasticsearch", 10, 60) == ()
+    second.close()
+
+
+def test_stats_count_rows_deliveries_and_lookups(tmp_path: Path) -> None:
+    now = 1e9
+    ledger = Ledger(settings(tmp_path, dataflow_index="i"), lambda: now)
+    ledger.record((recording("/a", attribution(), attribution()),))
+    ledger.lookup("/a")
+    ledger.lookup("/b")
+    now += 30
+    counts = ledger.stats().counts
+    assert counts["entries"] == 2
+    assert counts["analyses"] == counts["hits"] == counts["recorded"] == 1
+    assert counts["lookups"] == 2
+    assert counts["outbox.elasticsearch.waiting"] == 2
+    assert counts["outbox.elasticsearch.oldest_s"] == 30
+    ledger.close()
+
+
+def test_health_tells_version_settings_and_no_issue(tmp_path: Path) -> None:
+    chosen = settings(tmp_path)
+    ledger = Ledger(chosen)
+    health = ledger.health()
+    assert (health.name, health.fingerprint, health.issues) == ("ledger", chosen.fingerprint(), ())
+    ledger.close()
+
+
+def test_recording_evicts_what_is_too_old(tmp_path: Path) -> None:
+    now = 1e9
+    ledger = Ledger(settings(tmp_path), lambda: now)
+    ledger.record((recording("/old", mtime_ns=int(1e18)),))
+    now += 14 * 86400 + 1
+    ledger.record((recording("/new", mtime_ns=int(now * 1e9)),))
+    assert ledger.lookup("/old") is None
+    assert ledger.stats().counts["evicted"] == 1
+    ledger.close()
