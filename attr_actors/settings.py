@@ -105,6 +105,8 @@ class Settings(BaseSettings):
     llm_tokens_per_day: int = Field(20_000_000, ge=0, description="Tokens per UTC day, after which the rules answer alone; 0: no limit.")
     llm_breaker_failures: int = Field(5, ge=1, description="Failures in a row after which the endpoint is left alone.")
     llm_breaker_open_s: float = Field(30, gt=0, description="How long it is left alone at first, s; doubles up to 10 times that.")
+    llm_wait_s: float = Field(0, ge=0, description="Longest wait of a request for the model once the rules have answered, s; 0: none.")
+    health_window_s: float = Field(60, gt=0, description="/healthz judges failures of the model within so many seconds.")
     llm_prices: dict[str, tuple[float, float]] = Field(
         {}, description='USD per million tokens in and out, per model: {"name": [0.9, 0.9]}; a model without a row costs 0.'
     )

@@ -9,12 +9,12 @@ until a person looks, so STOP needs the most.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from attr_actors.core.prompting import Prompt, display
 from attr_actors.core.redaction import Redactor
-from attr_actors.core.replies import Citation, Reply
+from attr_actors.core.replies import CITATIONS_MAX, Citation, Reply
 from attr_actors.models import Action, Attribution, Category, Line, ModelOpinion
 
 SURE = 0.8
@@ -57,9 +57,6 @@ class Proof(NamedTuple):
     owner: str
 
 
-ReadLine = Callable[[int], Line | None]
-"""Reads one line of the analysed snapshot by its number; None where there is none or it is out of reach."""
-
 Prove = Callable[[str], Proof | None]
 """Looks a line's text up among the signatures; None unless one with a root role matches."""
 
@@ -71,39 +68,37 @@ class Grounded(NamedTuple):
     dropped: int
 
 
-def ground(citations: Iterable[Citation], prompt: Prompt, read_line: ReadLine, redactor: Redactor) -> Grounded:
-    """Check citations against the file: a quote must occur in the line that is cited, or in exactly the shown line it names."""
+def locate(reply: Reply, prompt: Prompt, redactor: Redactor) -> tuple[int | None, ...]:
+    """Return for each citation the number of the line that must hold its quote; None where there cannot be one.
+
+    A long quote identifies a shown line even under a wrong number.
+    """
+    seen = {number: _normal(display(redactor.redact(line.text))) for number, line in prompt.shown.items()}
+    return tuple(_locate(citation, seen) for citation in reply.citations[:CITATIONS_MAX])
+
+
+def _locate(citation: Citation, seen: Mapping[int, str]) -> int | None:
+    quote = _normal(citation.quote)
+    if len(quote) < QUOTE_MIN or citation.line < 1:
+        return None
+    if quote in seen.get(citation.line, ""):
+        return citation.line
+    holders = [number for number, text in seen.items() if quote in text] if len(quote) >= RELOCATE_MIN else []
+    return min(holders) if holders else citation.line if citation.line not in seen else None
+
+
+def ground(reply: Reply, places: Iterable[int | None], read: Mapping[int, Line], prompt: Prompt, redactor: Redactor) -> Grounded:
+    """Check citations against the lines that were read from the file at their places."""
     lines: dict[int, Line] = {}
     dropped = 0
-    for citation in citations:
-        line = _confirm(citation, prompt, read_line, redactor)
-        if line is None:
+    for citation, place in zip(reply.citations, places, strict=False):
+        line = read.get(place) if place is not None else None
+        if line is None or _normal(citation.quote) not in _normal(display(redactor.redact(line.text))):
             dropped += 1
-        else:
-            lines.setdefault(line.line_number, line)
-    return Grounded(tuple(lines.values()), dropped)
-
-
-def _confirm(citation: Citation, prompt: Prompt, read_line: ReadLine, redactor: Redactor) -> Line | None:
-    quote = _normal(citation.quote)
-    if len(quote) < QUOTE_MIN:
-        return None
-    found = _read_shown(citation.line, prompt, read_line)
-    if found is not None and quote in _normal(display(redactor.redact(found.text))):
-        return found
-    if len(quote) < RELOCATE_MIN:
-        return None
-    holders = [n for n, line in prompt.shown.items() if quote in _normal(display(redactor.redact(line.text)))]
-    return _read_shown(min(holders), prompt, read_line) if holders else None
-
-
-def _read_shown(number: int, prompt: Prompt, read_line: ReadLine) -> Line | None:
-    """Read a line from the file; where it was shown, with the rank and node that the engine knows, and only if unchanged."""
-    read = read_line(number)
-    shown = prompt.shown.get(number)
-    if read is None or shown is None:
-        return read
-    return shown if _normal(shown.text)[:200] == _normal(read.text)[:200] else None
+            continue
+        # A line that was shown is cited with the rank and node that the engine knows.
+        lines.setdefault(line.line_number, prompt.shown.get(line.line_number, line))
+    return Grounded(tuple(lines.values()), dropped + max(0, len(reply.citations) - CITATIONS_MAX))
 
 
 def _normal(text: str) -> str:
@@ -118,7 +113,7 @@ def weigh(
 
     ``told`` carries the model's name, tokens and time; the rest of the opinion is filled in here.
     """
-    cause = _plain(redactor.restore(reply.root_cause), prompt)
+    cause = _plain(redactor.restore(reply.root_cause), (*prompt.shown.values(), *grounded.lines))
     agrees = reply.action is rules.action and reply.category is rules.category
     opinion = told.model_copy(
         update={
@@ -226,9 +221,9 @@ _ADDRESS = re.compile(
 )
 
 
-def _plain(text: str, prompt: Prompt) -> str:
-    """Return a model's sentence without markup, and without any address, path or name that the shown lines do not hold."""
-    said = "\n".join(f"{line.text} {line.node or ''}" for line in prompt.shown.values()).casefold()
+def _plain(text: str, lines: Iterable[Line]) -> str:
+    """Return a model's sentence without markup, and without any address, path or name that the lines do not hold."""
+    said = "\n".join(f"{line.text} {line.node or ''}" for line in lines).casefold()
     text = _MARKUP.sub(" ", display(text))
     text = _ADDRESS.sub(lambda found: found.group() if found.group().rstrip(".,;:").casefold() in said else "[removed]", text)
     return re.sub(r"\s+", " ", text).strip()[:CAUSE_CHARS_MAX]

@@ -22,6 +22,9 @@ Finder = Callable[[str], Iterable[Span]]
 LINE_MAX = 4096
 """Longer lines are cut before they are searched: no evidence line is near it, and no pattern may run for long."""
 
+NESTED_MAX = 2
+"""A path may hold a host or a user that was replaced before it."""
+
 RANDOM = re.compile(r"(?<![A-Za-z0-9_/.+-])[A-Za-z0-9+/=_-]{32,}")
 MANGLED = re.compile(r"_{0,2}Z[NTKL]|0x|ncclUniqueId|sha\d+")
 ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
@@ -55,9 +58,9 @@ class Redactor:
 
     def restore(self, text: str) -> str:
         """Return the text with the identities put back in the place of their tokens; secrets stay masked."""
-        if not self._values:
-            return text
-        return re.sub(r"\b[a-z]+_\d+\b", lambda found: self._values.get(found.group(), found.group()), text)
+        for _ in range(NESTED_MAX if self._values else 0):
+            text = re.sub(r"\b[a-z]+_\d+\b", lambda found: self._values.get(found.group(), found.group()), text)
+        return text
 
     def _redact_line(self, line: str) -> str:
         line = self._replace(line, _merged(self._secret_spans(line)), secret=True)
@@ -78,6 +81,8 @@ class Redactor:
         done: list[str] = []
         last = 0
         for start, end, kind in spans:
+            if line[start:end] in self._values:
+                continue  # A token of ours, which looks like a name.
             done += [line[last:start], self._token(kind, line[start:end], secret)]
             last = end
         return "".join([*done, line[last:]]) if done else line
