@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from attr_actors.adapters.secret_detectors import library_finders
 from attr_actors.core.redaction import Mode, Redactor
-from tests.secrets import PLANTED, plant
+from tests.planted import PLANTED, plant
 
 FINDERS = library_finders()
 
