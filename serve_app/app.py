@@ -23,7 +23,7 @@ APP_NAME = "attr-actors"
 class Ingress:
     """Exists because HTTP needs several processes: each replica serves the whole API over the same named actors."""
 
-    async def __init__(self, settings: Settings) -> None:
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it.
         logging.getLogger("attr_actors").setLevel(settings.log_level_name)
         self._settings = settings
         actors = await asyncio.to_thread(open_actors, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -12,12 +13,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from attr_actors.errors import Unavailable
 from attr_actors.settings import Settings
 
 READY_TIMEOUT_S = 120.0
 """Ray and Serve are up within about 15 s on two quiet cores; a loaded machine needs a multiple."""
+
+
+REPLICA_PORTS_FROM, REPLICA_PORT_BLOCK, REPLICA_PORT_BLOCKS = 12_000, 200, 90
+"""Blocks of ports below Linux's ephemeral range (from 32768); each service draws one for its replicas."""
 
 
 def serve_until_stopped(
@@ -29,7 +35,7 @@ def serve_until_stopped(
     """
     url = f"http://{_url_host(settings.host)}:{settings.port}"
     _check_port(settings)
-    with _signals() as stopped, _ray(settings), _application(settings):
+    with _ray(settings), _signals() as stopped, _application(settings):
         _wait_ready(url, stopped)
         if greet and not stopped():
             greet(url)
@@ -47,6 +53,7 @@ def prepare_environment(nbthread: int = 1) -> None:
     Each service gets HAProxy files and ports of its own, because two clusters on one machine must not share them.
     """
     place = tempfile.mkdtemp(prefix="attr-actors-")
+    first = REPLICA_PORTS_FROM + secrets.randbelow(REPLICA_PORT_BLOCKS) * REPLICA_PORT_BLOCK
     wanted = {
         "RAY_AUTH_MODE": "token",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -59,6 +66,9 @@ def prepare_environment(nbthread: int = 1) -> None:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{place}/metrics.sock",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        # Replica ports too: HAProxy would send requests to whatever listens where its replica was a moment ago.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + REPLICA_PORT_BLOCK - 1),
         # Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "5",
@@ -78,9 +88,11 @@ def _ray(settings: Settings) -> Iterator[None]:
     prepare_environment()
     import ray
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
     address = os.environ.get("RAY_ADDRESS", "local")
-    local = {"include_dashboard": False, "num_cpus": os.cpu_count()} if address == "local" else {}
-    ray.init(address=address, namespace=settings.ray_namespace, log_to_driver=False, logging_level="error", **local)
+    local: dict[str, Any] = {"include_dashboard": False, "num_cpus": os.cpu_count()} if address == "local" else {}
+    ray.init(address=address, namespace=settings.ray_namespace, log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         yield
     finally:
@@ -96,13 +108,26 @@ def _application(settings: Settings) -> Iterator[None]:
 
     serve.start(http_options={"host": settings.host, "port": settings.port})
     try:
-        serve.run(build_app(settings), name=APP_NAME, route_prefix="/")
+        try:
+            serve.run(build_app(settings), name=APP_NAME, route_prefix="/")
+        except RuntimeError as exc:
+            raise Unavailable(f"the service did not start: {_why(APP_NAME) or exc}") from None
         yield
     finally:
         serve.delete(APP_NAME)
         stop_actors(settings)
         if os.environ.get("RAY_ADDRESS", "local") == "local":
-            serve.shutdown()
+            serve.shutdown()  # type: ignore[no-untyped-call]  # Ends HAProxy, which would outlive Ray.
+
+
+def _why(app_name: str) -> str:
+    """Return the last line of what Serve knows about a failed deployment."""
+    from ray import serve
+
+    app = serve.status().applications.get(app_name)
+    messages = [d.message for d in app.deployments.values()] if app else []
+    lines = [line for message in messages for line in message.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
 
 
 def _wait_ready(url: str, stopped: Callable[[], bool]) -> None:
@@ -117,7 +142,7 @@ def _wait_ready(url: str, stopped: Callable[[], bool]) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a flag, so that stopping runs to its end."""
+    """Turn SIGINT and SIGTERM into a flag, so that stopping runs to its end. Enter it after Ray, which installs its own."""
     seen: list[int] = []
 
     def note(number: int, _frame: object) -> None:

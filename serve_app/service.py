@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from attr_actors.core.splitlog import job_id_from_path
-
 from attr_actors.core.paths import LogPath, admit, check_readable, open_log
+from attr_actors.core.splitlog import job_id_from_path
 from attr_actors.errors import AttrError, BusyError, EmptyFile, Unavailable
 from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle, pick
 from attr_actors.models import Analysis, AnalyzeRequest, Health, JobMode, JobView, Peek, Requester, Submission
@@ -118,7 +117,15 @@ class AttributionService:
         total: Counter[str] = Counter()
         for stats in await asyncio.gather(*parts):
             total.update(stats.counts)
-        return dict(total)
+        return dict(total) | self._processes(await self._ask_actors())
+
+    def _processes(self, answers: list[Health]) -> dict[str, float]:
+        """Return process id and uptime per actor, and this replica's."""
+        shown = {"actors.replica.pid": float(os.getpid())}
+        for answer in answers:
+            shown[f"actors.{answer.name}.pid"] = answer.pid
+            shown[f"actors.{answer.name}.uptime_s"] = time.time() - answer.started_at if answer.pid else 0.0
+        return shown
 
     async def health(self) -> HealthReply:
         """Return the state of the service and its actors (GET /healthz), at most a second old."""
@@ -127,13 +134,16 @@ class AttributionService:
         return self._health[1]
 
     async def _ask_health(self) -> HealthReply:
-        named = [("ledger", self._ledger), ("tracker", self._tracker)]
-        named += [(f"analyzer-{i}", a) for i, a in enumerate(self._analyzers)]  # type: ignore[misc]
-        answers = await asyncio.gather(*(_health_of(name, handle) for name, handle in named))
+        answers = await self._ask_actors()
         issues = [f"{a.name}: {issue}" for a in answers for issue in a.issues]
         if any(a.failing for a in answers):
             return HealthReply(status="fail", issues=issues)
         return HealthReply(status="degraded" if issues else "ok", issues=issues)
+
+    async def _ask_actors(self) -> list[Health]:
+        named: list[tuple[str, LedgerHandle | TrackerHandle | AnalyzerHandle]] = [("ledger", self._ledger), ("tracker", self._tracker)]
+        named += [(f"analyzer-{i}", a) for i, a in enumerate(self._analyzers)]
+        return await asyncio.gather(*(_health_of(name, handle) for name, handle in named))
 
     async def _known(self, log: LogPath, query: ResultQuery) -> ResultReply:
         peek = await pick(self._analyzers, log.path).peek(log.path)

@@ -26,11 +26,12 @@ from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
-CONTROL = "control"
-"""Concurrency group of quick questions, so that health, stats and peek are answered while all other slots wait."""
-
 WAITERS_MAX = 10_000
-"""Concurrent calls of one async actor: waiting coroutines hold slots, so it is high."""
+"""Concurrent calls of one async actor: waiting coroutines hold slots, so it is high.
+
+Concurrency groups are no way to keep slots free: each group runs on an event loop of its own (seen on Ray 2.60), and
+the state of an async actor must live on one.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,7 @@ class Spec:
             "max_restarts": -1,
             "max_task_retries": -1,
         }
-        if self.asynchronous:
-            options |= {"max_concurrency": WAITERS_MAX, "concurrency_groups": {CONTROL: 100}}
-        return options
+        return options | {"max_concurrency": WAITERS_MAX} if self.asynchronous else options
 
 
 def plan(settings: Settings) -> list[Spec]:
@@ -74,14 +73,13 @@ class RemoteHandle:
     Can be sent to other actors. When the actor was replaced under the same name, the next call finds the new one.
     """
 
-    def __init__(self, name: str, namespace: str, timeout_s: float, asynchronous: bool) -> None:
+    def __init__(self, name: str, namespace: str, timeout_s: float) -> None:
         self._where = (name, namespace)
         self._timeout_s = timeout_s
-        self._asynchronous = asynchronous
         self._actor: ActorHandle[Any] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteHandle, (*self._where, self._timeout_s, self._asynchronous)
+        return RemoteHandle, (*self._where, self._timeout_s)
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
         if method.startswith("_"):
@@ -106,10 +104,7 @@ class RemoteHandle:
         return self._actor
 
     def _submit(self, actor: ActorHandle[Any], method: str, args: tuple[Any, ...]) -> Awaitable[Any]:
-        remote = getattr(actor, method)
-        if self._asynchronous and method != "analyze":
-            remote = remote.options(concurrency_group=CONTROL) if method in QUICK else remote
-        return cast(Awaitable[Any], remote.remote(*args))
+        return cast(Awaitable[Any], getattr(actor, method).remote(*args))
 
     def _translate(self, exc: Exception) -> Exception:
         name = self._where[0]
@@ -120,9 +115,6 @@ class RemoteHandle:
         if isinstance(exc, TimeoutError | GetTimeoutError):
             return Unavailable(f"the {name} did not answer within {self._timeout_s:g} s", 2.0)
         return Unavailable(f"the {name} is restarting", 2.0)
-
-
-QUICK = frozenset({"health", "stats", "peek", "flights", "find", "jobs"})
 
 
 @dataclass(frozen=True)
@@ -136,7 +128,7 @@ class Actors:
 
 def handles(settings: Settings) -> dict[str, Any]:
     """Return a handle per actor of the plan, without starting anything."""
-    return {s.name: RemoteHandle(s.name, settings.ray_namespace, settings.call_timeout_s, s.asynchronous) for s in plan(settings)}
+    return {s.name: RemoteHandle(s.name, settings.ray_namespace, settings.call_timeout_s) for s in plan(settings)}
 
 
 def find_actors(settings: Settings) -> Actors:
@@ -160,7 +152,7 @@ def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
 def _open(spec: Spec, settings: Settings, up: dict[str, Any], deadline: float) -> None:
     wanted = (attr_actors.__version__, settings.fingerprint())
     while time.monotonic() < deadline:
-        actor = ray.remote(spec.cls).options(**spec.options(settings)).remote(*spec.arguments(settings, up))
+        actor: ActorHandle[Any] = cast(Any, ray.remote(spec.cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up))
         health = _ask_health(actor, deadline)
         if health and (health.version, health.fingerprint) == wanted:
             return

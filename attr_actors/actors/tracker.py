@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import count, islice
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from attr_actors.core.job_rows import parse_job, render_job
 from attr_actors.core.jobs import Analyse, Analysed, Event, Finished, Forget, Job, JobBook, Limits, Looked, Save, Submitted, Ticked, Warn
 from attr_actors.core.looking import Bounds, Known, Look, take_look
 from attr_actors.core.paths import LogPath
+from attr_actors.core.splitlog import LogsDirs
 from attr_actors.errors import AttrError, NotReadable, Unavailable
 from attr_actors.handles import AnalyzerHandle, LedgerHandle
 from attr_actors.models import Health, JobMode, JobsPage, JobView, Stats, Submission
@@ -67,6 +69,8 @@ class Tracker:
         self._poll_failed: str | None = None
         self._opening: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
+        with suppress(RuntimeError):  # Ray makes the actor on its loop: a restarted tracker goes on before anybody asks.
+            self._opening = asyncio.get_running_loop().create_task(self._open())
 
     async def start(self) -> None:
         """Load the jobs and start the clock; does nothing the second time. Raises Unavailable."""
@@ -125,12 +129,14 @@ class Tracker:
         """Make one round: look at the jobs that are due, take up what is owed, forget what is old."""
         await self._opened()
         due = self._book.due(self._clock())
+        due.sort(key=lambda path: self._book.jobs[path].logs_dir or "")
+        listed = LogsDirs()
         batches = [due[i : i + LOOK_BATCH] for i in range(0, len(due), LOOK_BATCH)]
         lanes = asyncio.Semaphore(max(1, self._settings.tracker_threads // 2))
         async with asyncio.TaskGroup() as group:
             for batch in batches:
                 await lanes.acquire()
-                group.create_task(self._poll_batch(batch)).add_done_callback(lambda _: lanes.release())
+                group.create_task(self._poll_batch(batch, listed)).add_done_callback(lambda _: lanes.release())
         self._perform(Ticked(self._clock()))
         await self._writer.settle_all()
         self._counts["polls"] += 1
@@ -231,10 +237,10 @@ class Tracker:
                 log.exception("a round over the jobs failed")
             await asyncio.sleep(self._settings.poll_interval_s * random.uniform(0.9, 1.1))
 
-    async def _poll_batch(self, paths: list[str]) -> None:
+    async def _poll_batch(self, paths: list[str], listed: LogsDirs) -> None:
         wanted = [(p, job.job_id, job.known) for p in paths if (job := self._book.jobs.get(p))]
-        number = next(self._look_numbers)
-        looks = await asyncio.get_running_loop().run_in_executor(self._rounds, self._look_at_all, wanted, number)
+        work = (wanted, next(self._look_numbers), listed)
+        looks = await asyncio.get_running_loop().run_in_executor(self._rounds, self._look_at_all, *work)
         for path, look in looks:
             if isinstance(look, AttrError):
                 self._counts["permission_errors.file"] += isinstance(look, NotReadable)
@@ -242,12 +248,14 @@ class Tracker:
                 self._perform(Looked(path, look))
         await self._writer.settle_all()
 
-    def _look_at_all(self, wanted: Iterable[tuple[str, str | None, Known]], number: int) -> list[tuple[str, Look | AttrError]]:
+    def _look_at_all(
+        self, wanted: Iterable[tuple[str, str | None, Known]], number: int, listed: LogsDirs
+    ) -> list[tuple[str, Look | AttrError]]:
         root = self._settings.allowed_root
         found: list[tuple[str, Look | AttrError]] = []
         for path, job_id, known in wanted:
             try:
-                found.append((path, take_look(LogPath(path, root), job_id, known, self._bounds, number)))
+                found.append((path, take_look(LogPath(path, root), job_id, known, self._bounds, number, listed)))
             except AttrError as exc:
                 found.append((path, exc))
         return found

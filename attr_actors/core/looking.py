@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from attr_actors.core.markers import Markers, read_markers
-from attr_actors.core.paths import LogPath, admit, admit_logs_dir, stat_log
-from attr_actors.core.splitlog import Listed, list_log_files
-from attr_actors.errors import NotFound, RequestError
+from attr_actors.core.paths import LogPath, admit_logs_dir, stat_log
+from attr_actors.core.splitlog import Listed, LogsDirs, list_log_files
+from attr_actors.errors import LogsDirNotReadable, NotFound, RequestError
 
 
 class Known(NamedTuple):
@@ -48,8 +48,11 @@ class Look:
     """Why the LOGS_DIR may not be used."""
 
 
-def take_look(log: LogPath, job_id: str | None, known: Known, bounds: Bounds, number: int) -> Look:
-    """Look at a log. Raises NotReadable, NotRegular, OutsideRoot; a missing file is an answer, not an error."""
+def take_look(log: LogPath, job_id: str | None, known: Known, bounds: Bounds, number: int, listed: LogsDirs | None = None) -> Look:
+    """Look at a log. Raises NotReadable, NotRegular, OutsideRoot; a missing file is an answer, not an error.
+
+    ``listed`` shares the passes over directories with other looks of the same round.
+    """
     try:
         found = stat_log(log)
         markers = known.markers
@@ -60,15 +63,11 @@ def take_look(log: LogPath, job_id: str | None, known: Known, bounds: Bounds, nu
     look = Look(number, found.st_size, found.st_mtime_ns, markers)
     if job_id is None or markers.logs_dir is None:
         return look
-    return _with_logs_dir(look, markers.logs_dir, log.root, job_id, bounds)
-
-
-def _with_logs_dir(look: Look, named: str, root: str, job_id: str, bounds: Bounds) -> Look:
     try:
-        if not os.path.lexists(admit(named, root).path):
-            return look  # Launchers announce the directory before they make it.
-        logs_dir = admit_logs_dir(named, root)
-        files = list_log_files(logs_dir, job_id, bounds.files_max)
+        logs_dir = admit_logs_dir(markers.logs_dir, log.root)
+        files = list_log_files(logs_dir, job_id, bounds.files_max, listed)
     except RequestError as fault:
+        if isinstance(fault, LogsDirNotReadable) and not os.path.lexists(markers.logs_dir):
+            return look  # Launchers announce the directory before they make it.
         return Look(look.number, look.size, look.mtime_ns, look.markers, fault=fault)
     return Look(look.number, look.size, look.mtime_ns, look.markers, logs_dir.path, files)

@@ -111,7 +111,7 @@ def _take_line(state: Markers, raw: bytes) -> Markers:
     if line == END_PATHS:
         return replace(state, block_open=False)
     if state.block_open and line.startswith(LOGS_DIR):
-        named = os.fsdecode(line.removeprefix(LOGS_DIR)).strip().rstrip("/")
+        named = line.removeprefix(LOGS_DIR).decode(errors="replace").strip().rstrip("/")
         changed = state.logs_dir is not None and named != state.logs_dir
         return replace(state, logs_dir=named or state.logs_dir, logs_dir_changes=state.logs_dir_changes + changed)
     if match := CYCLE.search(line):

@@ -29,7 +29,7 @@ JOB_ID_PATTERNS = tuple(
 """Where schedulers and launchers put the job id into a path; the first match wins (HTTP contract, GET /logs)."""
 
 CYCLE_NAME = re.compile(r"_cycle(\d{1,9})\.log$")
-DATE_NAME = re.compile(r"_date_(\d\d-\d\d-\d\d)(?:_time_(\d\d-\d\d-\d\d))?\.log$")
+DATE_NAME = re.compile(r"_date_(\d\d)-(\d\d)-(\d\d)(?:_time_(\d\d)-(\d\d)-(\d\d))?\.log$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,35 +53,76 @@ def cycle_id_from_path(path: str) -> int | None:
 
 
 def is_log_of(name: str, job_id: str) -> bool:
-    """Tell whether a file name matches ``*_{job_id}_*.log`` with the id taken literally; ``*.env.log`` does not."""
-    if not name.endswith(".log") or name.endswith(".env.log") or name.startswith("."):
+    """Tell whether a file name matches ``*_{job_id}_*.log`` with the id taken literally; ``*.env.log`` does not.
+
+    Names with control characters or bytes that are no text are nobody's log either: they could not be shown or asked for.
+    """
+    if not name.endswith(".log") or name.endswith(".env.log") or name.startswith(".") or not name.isprintable():
         return False
     return f"_{job_id}_" in name.removesuffix(".log")
 
 
-def list_log_files(logs_dir: LogPath, job_id: str, most: int) -> tuple[Listed, ...]:
+class LogsDirs:
+    """The directories listed during one round over the jobs: those that share a LOGS_DIR share one pass over it.
+
+    Several threads may use it: what is shared is replaced as a whole, never changed in place.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        self._most = most
+        self._names: dict[str, _Names] = {}
+
+    def names(self, logs_dir: str, job_id: str) -> list[str]:
+        """Return the names of a job's files, in no order. Raises OSError."""
+        known = self._names.get(logs_dir)
+        if known is None:
+            known = _Names(os.listdir(logs_dir))
+            kept = self._names if len(self._names) < self._most else {}  # Rounds go in order: what lies behind is done with.
+            self._names = {**kept, logs_dir: known}
+        return known.of(job_id)
+
+
+class _Names:
+    """The log names of one directory; from the second job on they are found by a part of their name."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = [name for name in names if name.endswith(".log")]
+        self._asked = False
+        self._by_part: dict[str, list[str]] | None = None
+
+    def of(self, job_id: str) -> list[str]:
+        if not self._asked:
+            self._asked = True
+            return [name for name in self._names if is_log_of(name, job_id)]
+        if self._by_part is None:
+            by_part: dict[str, list[str]] = {}
+            for name in self._names:
+                for part in set(name.split("_")):
+                    by_part.setdefault(part, []).append(name)
+            self._by_part = by_part
+        return [name for name in self._by_part.get(job_id.split("_")[0], ()) if is_log_of(name, job_id)]
+
+
+def list_log_files(logs_dir: LogPath, job_id: str, most: int, listed: LogsDirs | None = None) -> tuple[Listed, ...]:
     """Return the job's log files in their order, the last ``most`` of them.
 
     One pass over the directory, whatever its size; only matching names are looked at closer. Blocks.
     Raises LogsDirNotReadable.
     """
-    found = []
     try:
-        with os.scandir(logs_dir.path) as entries:
-            for entry in entries:
-                if is_log_of(entry.name, job_id) and (listed := _listed(entry)):
-                    found.append(listed)
+        names = (listed or LogsDirs()).names(logs_dir.path, job_id)
     except OSError:
         raise LogsDirNotReadable(f"permission denied or not found: LOGS_DIR '{logs_dir.path}'") from None
+    found = [file for name in names if (file := _listed(logs_dir.path, name))]
     return tuple(sorted(found, key=order_key)[-most:])
 
 
-def _listed(entry: os.DirEntry[str]) -> Listed | None:
+def _listed(logs_dir: str, name: str) -> Listed | None:
     try:
-        found = entry.stat(follow_symlinks=False)
+        found = os.lstat(os.path.join(logs_dir, name))
     except OSError:  # Removed since it was listed.
         return None
-    return Listed(entry.name, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
+    return Listed(name, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
 
 
 def order_key(file: Listed) -> tuple[int, int, datetime, int, str]:
@@ -100,8 +141,9 @@ def _stamp(name: str) -> datetime | None:
     match = DATE_NAME.search(name)
     if not match:
         return None
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
     try:
-        return datetime.strptime(f"{match[1]} {match[2] or '00-00-00'}", "%y-%m-%d %H-%M-%S")
+        return datetime(2000 + year, month, day, hour, minute, second)
     except ValueError:  # 99-99-99 is no date.
         return None
 

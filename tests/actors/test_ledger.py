@@ -54,9 +54,9 @@ def test_stats_count_rows_deliveries_and_lookups(tmp_path: Path) -> None:
     ledger.lookup("/b")
     now += 30
     counts = ledger.stats().counts
-    assert counts["entries"] == 2
-    assert counts["analyses"] == counts["hits"] == counts["recorded"] == 1
-    assert counts["lookups"] == 2
+    assert counts["persistence.entries"] == 2
+    assert counts["persistence.analyses"] == counts["persistence.hits"] == counts["persistence.recorded"] == 1
+    assert counts["persistence.lookups"] == 2
     assert counts["outbox.elasticsearch.waiting"] == 2
     assert counts["outbox.elasticsearch.oldest_s"] == 30
     ledger.close()
@@ -77,5 +77,5 @@ def test_recording_evicts_what_is_too_old(tmp_path: Path) -> None:
     now += 14 * 86400 + 1
     ledger.record((recording("/new", mtime_ns=int(now * 1e9)),))
     assert ledger.lookup("/old") is None
-    assert ledger.stats().counts["evicted"] == 1
+    assert ledger.stats().counts["persistence.evicted"] == 1
     ledger.close()

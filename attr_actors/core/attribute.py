@@ -1,0 +1,145 @@
+"""Evidence to attribution: ask the rules in order, write the answer out. No model is needed, and none is asked here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+
+from attr_actors.core.evidence import Event, Evidence
+from attr_actors.core.lines import LogLine
+from attr_actors.core.progress import summarize
+from attr_actors.core.rules.failures import RULES
+from attr_actors.core.signatures.library import Role
+from attr_actors.core.verdicts import Verdict
+from attr_actors.models import Action, Attempt, Attribution, Cascade, Line, Suspect
+
+TEXT_CHARS_MAX = 1_000
+ROOT_LINES_MAX = 8
+EVIDENCE_LINES_MAX = 80
+CASCADES_MAX = 40
+RANKS_MAX = 1_024
+PARTIAL_CONFIDENCE_MAX = 0.5
+
+
+def decide(evidence: Evidence, without: Collection[str] = ()) -> Verdict:
+    """Return the verdict of the first rule that answers. ``without`` names rules to leave out, for ablation."""
+    for rule in RULES:
+        if rule.__name__ not in without and (verdict := rule(evidence)) is not None:
+            return verdict
+    return RULES[-1](evidence) or Verdict("nothing_failed", Action.UNKNOWN, RULES[-1](evidence).category, "unknown", "")  # type: ignore[union-attr]
+
+
+def attribute(
+    evidence: Evidence,
+    attempts: Sequence[Attempt],
+    evidence_bytes_max: int,
+    partial: str | None = None,
+    without: Collection[str] = (),
+) -> Attribution:
+    """Return the attribution of one attempt."""
+    verdict = decide(evidence, without)
+    nodes = tuple(dict.fromkeys(s.name for s in verdict.suspects if s.kind == "node"))
+    action = verdict.action
+    if action is Action.EXCLUDE and not nodes:
+        action = Action.RESTART  # Nothing can be excluded where no node is named.
+    if action is Action.STOP and partial:
+        action = Action.RESTART  # What was not read could show that the run went on.
+    roots = _unique(verdict.roots)[:ROOT_LINES_MAX]
+    failed = action is not Action.CONTINUE
+    last_at = next((line.at for line in reversed(evidence.lines[evidence.first : evidence.last]) if line.at is not None), None)
+    return Attribution(
+        action=action,
+        category=verdict.category,
+        signature=verdict.signature,
+        owner=verdict.owner,
+        rule=verdict.rule,
+        root_cause=verdict.sentence[:TEXT_CHARS_MAX],
+        root_lines=tuple(cite(line) for line in roots),
+        evidence=tuple(cite(line) for line in _further(evidence, roots, evidence_bytes_max)),
+        cascade=_cascades(evidence, verdict.event) if failed else (),
+        suspects=tuple(_suspects(verdict)),
+        exclude_nodes=nodes if action is Action.EXCLUDE else (),
+        progress=summarize(evidence.steps, evidence.saves, last_at),
+        attempts=tuple(attempts),
+        fingerprint=fingerprint_of(verdict) if failed else None,
+        confidence=min(verdict.confidence, PARTIAL_CONFIDENCE_MAX) if partial else verdict.confidence,
+        coverage="partial" if partial else "full",
+        coverage_note=partial,
+    )
+
+
+def cite(line: LogLine) -> Line:
+    """Return a line as cited: its place, rank, node and text."""
+    piece = line.piece
+    return Line(
+        line_number=piece.line_number, byte_offset=piece.byte_offset, text=piece.text[:TEXT_CHARS_MAX], rank=line.rank, node=line.node
+    )
+
+
+def fingerprint_of(verdict: Verdict) -> str | None:
+    """Return a short hash that is equal for repeats of the same failure, whatever its rank, step or address."""
+    if verdict.event is None:
+        return None
+    frames = [function for _, function in verdict.event.trace.frames[-2:]] if verdict.event.trace else []
+    text = "|".join([verdict.category.value, verdict.event.shape, *frames])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _suspects(verdict: Verdict) -> list[Suspect]:
+    found = list(verdict.suspects)
+    line = verdict.event.line if verdict.event else None
+    if line is not None and verdict.action is not Action.CONTINUE:
+        named = {(s.kind, s.name) for s in found}
+        if line.node and ("node", line.node) not in named:
+            found.append(Suspect(kind="node", name=line.node, reason="wrote the root line"))
+        if line.rank is not None and not any(s.kind == "rank" for s in found):
+            found.append(Suspect(kind="rank", name=str(line.rank), reason="wrote the root line"))
+    return found
+
+
+def _unique(lines: Sequence[LogLine]) -> list[LogLine]:
+    seen: set[int] = set()
+    return [line for line in lines if line.index not in seen and not seen.add(line.index)]  # type: ignore[func-returns-value]
+
+
+_WEIGHT = {Role.HARDWARE: 0, Role.PRIMARY: 1, Role.SCHEDULER: 1, Role.CONFIRMATION: 2, Role.GENERIC: 3, Role.CASCADE: 4, Role.TEARDOWN: 5}
+
+
+def _further(evidence: Evidence, roots: Sequence[LogLine], bytes_max: int) -> list[LogLine]:
+    """Return further lines, best first: one of each shape, firm before vague, inside the byte budget."""
+    taken = {line.index for line in roots}
+    shapes: set[str] = {line.body for line in roots}
+    ranked = sorted(evidence.events, key=lambda e: (e.warned, not e.firm, _WEIGHT.get(e.role, 9), e.index))
+    chosen: list[LogLine] = []
+    budget = bytes_max
+    for event in ranked:
+        for line in [event.line, *event.chain, *(event.trace.more[:2] if event.trace else [])]:
+            cost = min(len(line.piece.text), TEXT_CHARS_MAX)
+            if line.index in taken or (line is event.line and event.shape in shapes) or cost > budget:
+                continue
+            taken.add(line.index)
+            shapes.add(event.shape)
+            budget -= cost
+            chosen.append(line)
+            if len(chosen) >= EVIDENCE_LINES_MAX:
+                return chosen
+    return chosen
+
+
+def _cascades(evidence: Evidence, root: Event | None) -> tuple[Cascade, ...]:
+    """Group the other events by row, with counts, ranks and nodes."""
+    groups: dict[str, list[Event]] = {}
+    for event in evidence.events:
+        if event is not root and not event.warned:
+            groups.setdefault(event.row.id, []).append(event)
+    found = [
+        Cascade(
+            signature=name,
+            count=len(events),
+            ranks=tuple(sorted({e.line.rank for e in events if e.line.rank is not None}))[:RANKS_MAX],
+            nodes=tuple(sorted({e.line.node for e in events if e.line.node is not None}))[:RANKS_MAX],
+            first=cite(events[0].line),
+        )
+        for name, events in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda c: c.first.byte_offset)[:CASCADES_MAX])

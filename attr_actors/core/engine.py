@@ -1,0 +1,103 @@
+"""The engine: one log in, one analysis out. Hold in mind: the same bytes and the same rows always give the same answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Collection, Sequence
+
+from attr_actors.core.attempts import split_attempts, split_cycles
+from attr_actors.core.attribute import attribute, decide
+from attr_actors.core.evidence import collect_evidence
+from attr_actors.core.lines import LogLine, read_lines
+from attr_actors.core.paths import LogPath, open_log
+from attr_actors.core.reference_scan import scan_bytes
+from attr_actors.core.signatures.library import Signature, load_signatures
+from attr_actors.core.sparse import Scan
+from attr_actors.core.tracebacks import TracebackReader, read_tracebacks
+from attr_actors.errors import EmptyFile
+from attr_actors.models import Analysis, Attempt, Attribution, EngineConfig, Snapshot
+
+VERSION = "1"
+"""Raised whenever the same rows could give another answer: older entries are then computed again."""
+ATTEMPTS_MAX = 64
+
+
+class Engine:
+    """Analyses logs; re-entrant, one per process. Raises BadSignature for an operator's bad row."""
+
+    def __init__(self, config: EngineConfig | None = None) -> None:
+        self.config = config or EngineConfig()
+        self.rows = load_signatures(self.config.signatures_dir)
+        self.fingerprint = fingerprint(self.rows, self.config)
+
+    def analyze(self, log: LogPath, now: float | None = None) -> Analysis:
+        """Return the analysis of an admitted log. Raises EmptyFile, NotFound, NotReadable, NotRegular, OutsideRoot."""
+        started = time.perf_counter()
+        fd = open_log(log)
+        try:
+            seen = os.fstat(fd)
+            if seen.st_size == 0:
+                raise EmptyFile(f"'{log.path}' is empty")
+            with os.fdopen(os.dup(fd), "rb") as file:
+                scan = scan_bytes(file.read(), self.rows)
+        finally:
+            os.close(fd)
+        snapshot = Snapshot(path=log.path, size=seen.st_size, mtime_ns=seen.st_mtime_ns)
+        cycles = attribute_scan(scan, self.rows, self.config.evidence_bytes_max)
+        return Analysis(
+            snapshot=snapshot,
+            engine=self.fingerprint,
+            cycles=cycles,
+            result_id=result_id(snapshot, self.fingerprint, cycles),
+            analysed_at=time.time() if now is None else now,
+            scan_s=time.perf_counter() - started,
+            log_bytes=scan.bytes_read,
+        )
+
+
+def fingerprint(rows: Sequence[Signature], config: EngineConfig) -> str:
+    """Return a short hash of everything that shapes an answer: engine version, rows and limits; not where rows come from."""
+    known = [
+        (r.id, r.role, r.category, r.tier, r.action, r.owner, r.regex, r.unless, r.why, r.keep, r.before, r.after, r.gate) for r in rows
+    ]
+    text = json.dumps([VERSION, config.evidence_bytes_max, known], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def result_id(snapshot: Snapshot, engine: str, cycles: Sequence[Attribution]) -> str:
+    """Return the content address of an analysis: canonical JSON without timings, hashed."""
+    content = {"snapshot": snapshot.model_dump(mode="json"), "engine": engine, "cycles": [c.model_dump(mode="json") for c in cycles]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def attribute_scan(
+    scan: Scan, rows: Sequence[Signature], evidence_bytes_max: int, without: Collection[str] = ()
+) -> tuple[Attribution, ...]:
+    """Return one attribution per workload cycle of a scanned log."""
+    lines = read_lines(scan.pieces)
+    reader = read_tracebacks(lines)
+    found = []
+    for cycle, first, last in split_cycles(lines):
+        spans = [(first + a, first + b) for a, b in split_attempts(lines[first:last], rows)]
+        history = [_attempt(lines, rows, reader, cycle, span) for span in spans[-ATTEMPTS_MAX:]]
+        evidence = collect_evidence(lines, rows, reader, *spans[-1])
+        found.append(attribute(evidence, history, evidence_bytes_max, scan.partial, without))
+    return tuple(found)
+
+
+def _attempt(lines: Sequence[LogLine], rows: Sequence[Signature], reader: TracebackReader, cycle: int, span: tuple[int, int]) -> Attempt:
+    """Return one attempt for the history: where it is, how it ended, how far it came."""
+    first, last = span
+    evidence = collect_evidence(lines, rows, reader, first, last)
+    verdict = decide(evidence)
+    steps = [s.number for s in evidence.steps if s.number is not None and s.kind == "step"]
+    return Attempt(
+        wl_restart=cycle,
+        first_line=lines[first].number if lines else 1,
+        last_line=lines[last - 1].number if lines else 1,
+        signature=verdict.signature,
+        last_iteration=steps[-1] if steps else None,
+    )

@@ -1,0 +1,29 @@
+"""Which events the run got over. Hold in mind: what a run survived is not why it ended."""
+
+from __future__ import annotations
+
+from attr_actors.core.evidence import Event, Evidence
+from attr_actors.core.lines import LogLine
+from attr_actors.core.progress import made_progress_after
+from attr_actors.core.signatures.library import Role
+
+SURVIVED_LINES = 40
+"""Ordinary lines after an exception from which on its process, or the run, must have gone on."""
+PROCESS_ROLES = frozenset({Role.PRIMARY, Role.GENERIC, Role.CONFIRMATION, Role.CASCADE, Role.TEARDOWN})
+
+
+def progress_clears(event: Event, evidence: Evidence) -> bool:
+    """A completed step after an event shows that the run went on: recovered."""
+    if event.row.id.startswith("nan"):
+        return made_progress_after(evidence.steps, event.index, event.line.stream, new_steps=1)
+    return made_progress_after(evidence.steps, event.index, event.line.stream)
+
+
+def run_went_on(event: Event, evidence: Evidence) -> bool:
+    """Many ordinary lines after an exception show that somebody caught it."""
+    return ordinary_lines_after(event.line, evidence) >= SURVIVED_LINES
+
+
+def ordinary_lines_after(line: LogLine, evidence: Evidence) -> int:
+    """Count the lines after a line, in its stream where it has one, that are neither failure nor farewell."""
+    return evidence.ordinary_after(line.stream, line.index)

@@ -1,0 +1,172 @@
+"""Python tracebacks in a sparse log: frames, exception lines, chains. Hold in mind: ranks print them interleaved.
+
+A traceback is read per stream. Where several processes share one stream without prefixes, headers pile up and exception
+lines follow later in any order; each exception line then closes one of the open tracebacks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from attr_actors.core.lines import LogLine
+
+HEADER = re.compile(r"Traceback \(most recent call last\)|\bTraceback \(innermost last\)")
+FRAME = re.compile(r'^[\s|│]*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?')
+BOX = re.compile(r"^\s*[│╭╰┃┏┗]")
+EXCEPTION = re.compile(
+    r"^(?:[|+ ]*)(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*|[a-z_]\w*(?:error|exception|exit|timeout)|timeout"
+    r"|error|gaierror|herror)(?:\([\w.]+\))?)(?:: ?(?P<message>.*)|\s*)$"
+)
+ERROR_NAME = re.compile(
+    r"(?:Error|Exception|Interrupt|Exit|Warning|Timeout|Abort|Failure|Fault|Empty|Full|StopIteration|Killed|OOM"
+    r"|Signal|Expired|NotFound|Cancelled|error|timeout)\w*(?:\([\w.]+\))?$"
+)
+CAUSED = "The above exception was the direct cause of the following exception"
+DURING = "During handling of the above exception, another exception occurred"
+INNER = re.compile(
+    r"^\s*Original Traceback|-- Process \d+ terminated with the following error|RemoteTraceback|^\s*Exception Group Traceback"
+)
+IGNORED = re.compile(
+    r"^Exception ignored (?:in|on)\b|^Error in (?:sys\.excepthook|atexit)|^Exception in thread .*\((?:_monitor"
+    r"|pin_memory)|^--- Logging error ---"
+)
+FRAMES_MAX = 200
+MESSAGE_LINES_MAX = 60
+STRAY_LINES_MAX = 40
+
+
+@dataclass(eq=False)
+class Traceback:
+    """One traceback. ``end`` is the exception line; ``inner`` tracebacks are quoted in this one's message."""
+
+    header: LogLine
+    stream: str
+    frames: list[tuple[str, str]] = field(default_factory=list)
+    end: LogLine | None = None
+    type: str = ""
+    message: str = ""
+    more: list[LogLine] = field(default_factory=list)
+    cause: Traceback | None = None
+    link: str = ""
+    ignored: bool = False
+    stray: int = 0
+
+    @property
+    def name(self) -> str:
+        """Return the exception's class name without its module."""
+        return self.type.split("(")[0].rsplit(".", 1)[-1]
+
+    @property
+    def text(self) -> str:
+        """Return the exception line and what follows it as one text."""
+        return "\n".join([self.end.body if self.end else "", *(line.body for line in self.more[:30])])
+
+    def chain(self) -> list[Traceback]:
+        """Return the chained tracebacks, the first raised first."""
+        links: list[Traceback] = []
+        at: Traceback | None = self
+        while at is not None and len(links) < 50:
+            links.append(at)
+            at = at.cause
+        return links[::-1]
+
+
+@dataclass
+class _Stream:
+    """What is open in one stream."""
+
+    open: list[Traceback] = field(default_factory=list)
+    last: Traceback | None = None
+    link: str = ""
+    quiet: int = 0
+    ignored: bool = False
+
+
+class TracebackReader:
+    """Reads lines in order and groups them; ``inside`` holds the indices of frames and echoed source."""
+
+    def __init__(self) -> None:
+        self.tracebacks: list[Traceback] = []
+        self.inside: set[int] = set()
+        self._streams: dict[str, _Stream] = {}
+
+    def read(self, lines: Iterable[LogLine]) -> None:
+        """Read all lines."""
+        for line in lines:
+            self._read(line, self._streams.setdefault(line.stream, _Stream()))
+
+    def _read(self, line: LogLine, stream: _Stream) -> None:
+        body = line.body
+        if HEADER.search(body):
+            self._open(line, stream)
+        elif stream.open:
+            self._in_traceback(line, stream)
+        elif (m := FRAME.match(body)) and stream.last is not None and stream.quiet <= 3:
+            # Ray quotes the frames of a remote task without a header of their own.
+            self._open(line, stream, link="inner")
+            self._frame(line, stream.open[-1], m)
+        else:
+            self._outside(line, stream)
+
+    def _open(self, line: LogLine, stream: _Stream, link: str = "") -> None:
+        if not link:
+            link = "inner" if INNER.search(line.body) else stream.link
+        previous = stream.last if link else None
+        found = Traceback(line, line.stream, cause=previous if link != "inner" else None, link=link, ignored=stream.ignored)
+        if link == "inner" and previous is not None and previous.cause is None and previous is not found:
+            previous.cause = found  # What is quoted inside a message was raised first.
+        self.tracebacks.append(found)
+        self.inside.add(line.index)
+        stream.open.append(found)
+        stream.link, stream.ignored, stream.quiet = "", False, 0
+
+    def _in_traceback(self, line: LogLine, stream: _Stream) -> None:
+        body, current = line.body, stream.open[-1]
+        if m := FRAME.match(body):
+            self._frame(line, current, m)
+        elif body[:1] in (" ", "\t", "") or BOX.match(body) or not body.strip():
+            self.inside.add(line.index)
+        elif (m := EXCEPTION.match(body)) and (current.frames or ERROR_NAME.search(m["type"])) and _is_exception(m):
+            current.end, current.type, current.message = line, m["type"], m["message"] or ""
+            stream.open.pop()
+            stream.last, stream.quiet = current, 0
+        else:
+            current.stray += 1
+            if current.stray > STRAY_LINES_MAX:
+                stream.open.clear()
+
+    def _frame(self, line: LogLine, current: Traceback, found: re.Match[str]) -> None:
+        self.inside.add(line.index)
+        if len(current.frames) < FRAMES_MAX:
+            current.frames.append((found["file"], found["function"] or ""))
+
+    def _outside(self, line: LogLine, stream: _Stream) -> None:
+        body = line.body
+        if CAUSED in body or DURING in body:
+            stream.link = "caused" if CAUSED in body else "during"
+            self.inside.add(line.index)
+        elif IGNORED.search(body):
+            stream.ignored = True
+        elif INNER.search(body):
+            stream.link = "inner"
+            self.inside.add(line.index)
+        elif stream.last is not None and len(stream.last.more) < MESSAGE_LINES_MAX and stream.quiet <= 2:
+            if body.strip():
+                stream.last.more.append(line)
+            else:
+                stream.quiet += 1
+
+
+def _is_exception(found: re.Match[str]) -> bool:
+    """Tell an exception line from a print that happens to start with a capital word."""
+    name, message = found["type"], found["message"]
+    return bool(ERROR_NAME.search(name)) or "." in name or (message is None or message == "") or name[0].isupper()
+
+
+def read_tracebacks(lines: Sequence[LogLine]) -> TracebackReader:
+    """Group the tracebacks of a sparse log."""
+    reader = TracebackReader()
+    reader.read(lines)
+    return reader

@@ -1,0 +1,343 @@
+"""The tracker around the job book: durable replies, group commit, background analyses, recovery."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attr_actors.actors.tracker import Tracker
+from attr_actors.errors import InvalidParameter, JobLimitReached, LedgerFault, LogsDirNotReadable, NotRegular, OutsideRoot, Unavailable
+from attr_actors.handles import pick
+from attr_actors.models import Intent, JobMode, Submission
+from attr_actors.settings import Settings
+from tests.twins import MemoryLedger, TwinAnalyzer
+
+
+class World:
+    """A tracker between twins, over a real directory; ``restart()`` is a kill -9 and a new process."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        self.root = root
+        self.now = 1_000_000_000.0
+        self.settings = Settings(allowed_root=str(root), poll_interval_s=3600, **settings)
+        self.ledger = MemoryLedger()
+        self.analyzers = [TwinAnalyzer(), TwinAnalyzer()]
+        self.tracker = self._tracker()
+
+    def _tracker(self) -> Tracker:
+        return Tracker(self.settings, self.ledger, self.analyzers, clock=lambda: self.now)  # type: ignore[arg-type]
+
+    async def restart(self) -> None:
+        await self.close()
+        self.tracker = self._tracker()
+        await self.tracker.start()
+
+    async def close(self) -> None:
+        await abandon(self.tracker)
+
+    async def drained(self) -> None:
+        await self.tracker._backlog.drained()
+
+    def write(self, name: str, text: str) -> str:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    def splitlog(self, logs: dict[str, str], name: str = "slurm-7.out") -> str:
+        for log, text in logs.items():
+            self.write(f"logs/{log}", text)
+        (self.root / "logs").mkdir(exist_ok=True)
+        return self.write(name, paths_block(self.root / "logs") + "x" * 5000 + "\n")
+
+    @property
+    def analysed(self) -> list[str]:
+        return sorted(Path(path).name for a in self.analyzers for path, _, _ in a.analysed.elements())
+
+    @property
+    def started(self) -> list[str]:
+        return sorted(Path(path).name for a in self.analyzers for path in a.started)
+
+
+async def abandon(tracker: Tracker) -> None:
+    """Drop a tracker as kill -9 does: nothing is written any more."""
+    tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    tracker._doors.shutdown()
+    tracker._rounds.shutdown()
+
+
+def paths_block(logs_dir: Path) -> str:
+    return f"<< START PATHS >>\nLOGS_DIR={logs_dir}\n<< END PATHS >>\n"
+
+
+def post(path: str, **more: Any) -> Submission:
+    return Submission(path=path, **more)
+
+
+@pytest.fixture
+def in_world(tmp_path: Path) -> Callable[..., None]:
+    def run(scenario: Callable[[World], Awaitable[None]], **settings: Any) -> None:
+        async def body() -> None:
+            world = World(tmp_path, **settings)
+            try:
+                await scenario(world)
+            finally:
+                await world.close()
+
+        asyncio.run(body())
+
+    return run
+
+
+def test_a_reply_means_that_the_job_is_saved(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        view = await w.tracker.submit(post(w.write("a.log", "hello\n"), user="ann"))
+        assert (view.mode, view.user) == (JobMode.SINGLE, "ann")
+        assert json.loads(w.ledger.rows[view.path])["user"] == "ann"
+
+    in_world(scenario)
+
+
+def test_jobs_that_arrive_together_are_saved_together(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        paths = [w.write(f"{i}.log", "x\n") for i in range(200)]
+        await asyncio.gather(*(w.tracker.submit(post(p)) for p in paths))
+        assert len(w.ledger.rows) == 200
+        assert w.ledger.saves < 100
+
+    in_world(scenario)
+
+
+def test_a_repeat_of_an_unchanged_job_writes_nothing(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        path = w.write("a.log", "x\n")
+        first = await w.tracker.submit(post(path, user="ann"))
+        saves = w.ledger.saves
+        assert await w.tracker.submit(post(path)) == first
+        assert w.ledger.saves == saves
+
+    in_world(scenario)
+
+
+def test_a_job_whose_save_failed_is_not_acknowledged_by_a_repeat(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        await w.tracker.start()
+        path = w.write("a.log", "x\n")
+        w.ledger.fault = LedgerFault("the disk is full")
+        for _ in range(2):
+            with pytest.raises(LedgerFault):
+                await w.tracker.submit(post(path))
+        assert "jobs could not be saved" in (await w.tracker.health()).issues
+        w.ledger.fault = None
+        await w.tracker.submit(post(path))
+        assert path in w.ledger.rows
+        assert (await w.tracker.health()).issues == ()
+
+    in_world(scenario)
+
+
+def test_a_client_that_goes_away_does_not_undo_the_save(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        await w.tracker.start()
+        w.ledger.gate = asyncio.Event()
+        path = w.write("a.log", "x\n")
+        call = asyncio.create_task(w.tracker.submit(post(path)))
+        await until(lambda: w.tracker._writer._saving)
+        call.cancel()
+        w.ledger.gate.set()
+        await until(lambda: path in w.ledger.rows)
+
+    in_world(scenario)
+
+
+def test_all_jobs_are_there_after_a_restart(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        before = [await w.tracker.submit(post(w.write(f"{i}.log", "x\n"), user=f"u{i}")) for i in range(5)]
+        before.append(await w.tracker.submit(post(w.splitlog({"m_7_cycle0.log": "a"}), job_id="7")))
+        await w.restart()
+        assert [await w.tracker.find(v.path) for v in before] == before
+        page = await w.tracker.jobs(None, 10, 0)
+        assert page.total_counts == {JobMode.PENDING: 0, JobMode.SINGLE: 5, JobMode.SPLITLOG: 1}
+
+    in_world(scenario)
+
+
+def test_jobs_are_refused_while_the_ledger_cannot_be_read_and_served_afterwards(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        w.ledger.fault = LedgerFault("locked")
+        with pytest.raises(LedgerFault):
+            await w.tracker.find("/x")
+        assert (await w.tracker.health()).issues == ("the jobs are not loaded yet: locked",)
+        w.ledger.fault = None
+        assert await w.tracker.find("/x") is None
+
+    in_world(scenario)
+
+
+def test_an_unreadable_row_is_left_alone_and_counted(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        w.ledger.rows["/b"] = '{"v": 99}'
+        view = await w.tracker.submit(post(w.write("a.log", "x\n")))
+        await w.restart()
+        assert (await w.tracker.jobs(None, 10, 0)).jobs == (view,)
+        assert (await w.tracker.stats()).counts["jobs.unreadable_rows"] == 1
+        assert "/b" in w.ledger.rows
+
+    in_world(scenario)
+
+
+def test_terminal_starts_the_analysis_at_the_addressed_analyzer(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        path = w.write("slurm-12.out", "boom\n")
+        view = await w.tracker.submit(post(path, user="ann", job_id="12", intent=Intent.TERMINAL))
+        assert (view.mode, view.terminated) == (JobMode.SINGLE, True)
+        await w.drained()
+        right = pick(w.analyzers, path)
+        assert right.started == [path]
+        assert [(r.requester.user, r.requester.job_id) for r in right.requests] == [("ann", "12")]
+        await w.tracker.submit(post(path, intent=Intent.TERMINAL))
+        await w.drained()
+        assert w.started == w.analysed == ["slurm-12.out"]
+
+    in_world(scenario)
+
+
+def test_track_only_starts_nothing(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        await w.tracker.submit(post(w.write("a.log", "boom\n")))
+        await w.drained()
+        assert w.started == w.analysed == []
+
+    in_world(scenario)
+
+
+def test_an_analysis_that_its_analyzer_could_not_take_is_made_up_for_by_the_next_round(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        for analyzer in w.analyzers:
+            analyzer.fault = Unavailable("restarting")
+        await w.tracker.submit(post(w.write("a.log", "boom\n"), intent=Intent.TERMINAL))
+        await w.drained()
+        for analyzer in w.analyzers:
+            analyzer.fault = None
+        await w.restart()
+        await w.tracker.poll()
+        await w.drained()
+        assert w.analysed == ["a.log"]
+        await w.tracker.poll()
+        await w.drained()
+        assert w.analysed == ["a.log"]
+
+    in_world(scenario)
+
+
+def test_a_splitlog_job_has_its_complete_files_analysed_and_the_last_one_after_the_end(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        path = w.splitlog({"m_7_cycle0.log": "a", "m_7_cycle1.log": "b"})
+        view = await w.tracker.submit(post(path, job_id="7"))
+        assert (view.mode, view.logs_dir, view.sched_restarts) == (JobMode.SPLITLOG, str(w.root / "logs"), 1)
+        await w.drained()
+        assert w.analysed == ["m_7_cycle0.log"]
+        w.write("logs/m_7_cycle2.log", "c")
+        await w.tracker.poll()
+        await w.drained()
+        assert w.analysed == ["m_7_cycle0.log", "m_7_cycle1.log"]
+        final = await w.tracker.finish(path)
+        assert final
+        assert final.terminated
+        assert [Path(p).name for p in final.log_files] == [f"m_7_cycle{n}.log" for n in range(3)]
+        await w.drained()
+        assert w.analysed == ["m_7_cycle0.log", "m_7_cycle1.log", "m_7_cycle2.log"]
+        found = await w.tracker.find(path)
+        assert found
+        assert found.files_analyzed == 3
+        assert {r.requester.cycle_id for a in w.analyzers for r in a.requests} == {0, 1, 2}
+
+    in_world(scenario)
+
+
+def test_a_pending_job_is_promoted_when_its_log_tells(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        path = str(w.root / "slurm-7.out")
+        assert (await w.tracker.submit(post(path, job_id="7"))).mode is JobMode.PENDING
+        w.splitlog({"m_7_cycle0.log": "a"})
+        await w.tracker.poll()
+        found = await w.tracker.find(path)
+        assert found
+        assert found.mode is JobMode.SPLITLOG
+        assert (await w.tracker.stats()).counts["deferred.total_splitlog"] == 1
+        assert json.loads(w.ledger.rows[path])["mode"] == "splitlog"
+
+    in_world(scenario)
+
+
+def test_a_refused_submission_leaves_no_trace(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        outside = w.write("slurm-1.out", paths_block(Path("/etc")) + "x" * 5000)
+        (w.root / "not-a-dir").write_text("")
+        closed = w.write("slurm-2.out", paths_block(w.root / "not-a-dir") + "x" * 5000)
+        for path, error in ((outside, OutsideRoot), (closed, LogsDirNotReadable), (str(w.root), NotRegular)):
+            with pytest.raises(error):
+                await w.tracker.submit(post(path, job_id="1"))
+        assert w.ledger.rows == {}
+        assert (await w.tracker.stats()).counts["permission_errors.logs_dir"] == 2
+
+    in_world(scenario)
+
+
+def test_the_job_limit_refuses_new_jobs_and_serves_known_ones(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        known = w.write("a.log", "x\n")
+        await w.tracker.submit(post(known))
+        with pytest.raises(JobLimitReached):
+            await w.tracker.submit(post(w.write("b.log", "x\n")))
+        await w.tracker.submit(post(known))
+        assert (await w.tracker.health()).issues == ("the job limit is reached: 1",)
+
+    in_world(scenario, max_jobs=1)
+
+
+def test_a_conflicting_cycle_id_is_refused(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        path = w.write("a.log", "x\n")
+        await w.tracker.submit(post(path, cycle_id=1))
+        with pytest.raises(InvalidParameter):
+            await w.tracker.submit(post(path, cycle_id=2))
+
+    in_world(scenario)
+
+
+def test_pages_are_newest_first_and_filtered(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        singles = [(await w.tracker.submit(post(w.write(f"{i}.log", "x\n")))).path for i in range(5)]
+        pending = (await w.tracker.submit(post(w.write("9.log", "x\n"), job_id="9"))).path
+        page = await w.tracker.jobs(JobMode.SINGLE, 2, 1)
+        assert [j.path for j in page.jobs] == [singles[3], singles[2]]
+        assert [j.path for j in (await w.tracker.jobs(JobMode.PENDING, 10, 0)).jobs] == [pending]
+
+    in_world(scenario)
+
+
+def test_old_jobs_are_forgotten_by_memory_and_ledger(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        path = str(w.root / "never.out")
+        await w.tracker.submit(post(path, job_id="1"))
+        w.now += w.settings.pending_age_max_s
+        await w.tracker.poll()
+        assert await w.tracker.find(path) is None
+        assert path not in w.ledger.rows
+
+    in_world(scenario)
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 5) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - The condition is another component's inner state.
+            await asyncio.sleep(0.001)

@@ -1,0 +1,96 @@
+"""The real service: ``nvrx-attrsvc`` as its own process on a local Ray, asked over HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent.parent
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 60
+
+
+@dataclass
+class Service:
+    """A running service and the directory that it may read."""
+
+    url: str
+    root: Path
+    process: subprocess.Popen[str]
+    client: httpx.Client
+
+    def write(self, name: str, text: str) -> str:
+        """Write a log below the root and return its path."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    def get(self, log_path: str, **params: object) -> httpx.Response:
+        """GET /logs."""
+        return self.client.get("/logs", params={"log_path": log_path, **params})  # type: ignore[dict-item]
+
+    def post(self, log_path: str, **fields: object) -> httpx.Response:
+        """POST /logs."""
+        return self.client.post("/logs", json={"log_path": log_path, **fields})
+
+    def pids(self) -> dict[str, int]:
+        """Return the process id of each actor and of the replica that answers."""
+        actors = self.client.get("/stats").json()["actors"]
+        return {name.removesuffix(".pid"): int(pid) for name, pid in actors.items() if name.endswith(".pid")}
+
+
+def start_service(place: Path, **environment: str) -> Service:
+    """Start the command that the README names and wait until it serves."""
+    root = place / "logs"
+    root.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    env = os.environ | {
+        "NVRX_ATTRSVC_ALLOWED_ROOT": str(root),
+        "NVRX_ATTRSVC_CACHE_FILE": str(place / "ledger.db"),
+        "NVRX_ATTRSVC_PORT": str(port),
+        "PYTHONPATH": str(REPO),
+        **environment,
+    }
+    with (place / "service.log").open("a") as log:
+        process = subprocess.Popen([sys.executable, "-m", "attr_actors.cli"], env=env, stdout=log, stderr=log, text=True, cwd=place)
+    url = f"http://127.0.0.1:{port}"
+    service = Service(url, root, process, httpx.Client(base_url=url, timeout=60))
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while "serves" not in (place / "service.log").read_text():
+        assert process.poll() is None, (place / "service.log").read_text()
+        assert time.monotonic() < deadline, (place / "service.log").read_text()
+        time.sleep(0.1)
+    return service
+
+
+def stop_service(service: Service) -> int:
+    """Send SIGTERM, wait for the end, and return the exit code."""
+    service.client.close()
+    service.process.send_signal(signal.SIGTERM)
+    return service.process.wait(STOP_TIMEOUT_S)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """One service for all tests of this layer."""
+    running = start_service(tmp_path_factory.mktemp("service"))
+    yield running
+    if running.process.poll() is None:
+        stop_service(running)

@@ -1,0 +1,146 @@
+"""The service over HTTP: one flight per path, answers that survive kills, and a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.api.conftest import OOM_LOG
+from tests.e2e.conftest import Service, start_service, stop_service
+
+KILLS = int(os.environ.get("ATTR_ACTORS_KILLS", "2"))
+"""kill -9 of each process this many times; raise it for a longer trial."""
+
+REQUEST_TIMEOUT_S = 60
+
+
+def test_the_documented_errors_come_over_http(service: Service) -> None:
+    (service.root / "directory").mkdir(exist_ok=True)
+    if not (service.root / "fifo").exists():
+        os.mkfifo(service.root / "fifo")
+    cases = {
+        "relative.log": (400, "invalid_path"),
+        "/etc/passwd": (403, "outside_root"),
+        f"{service.root}/directory": (400, "not_regular"),
+        f"{service.root}/fifo": (400, "not_regular"),
+        f"{service.root}/missing.log": (404, "not_found"),
+        service.write("empty.log", ""): (400, "empty_file"),
+    }
+    for path, expected in cases.items():
+        reply = service.get(path)
+        assert (reply.status_code, reply.json()["error_code"]) == expected
+
+
+def test_fifty_concurrent_gets_of_a_cold_path_cause_one_analysis_and_fifty_equal_answers(service: Service) -> None:
+    path = service.write("cold.log", OOM_LOG + "x\n" * 200_000)
+    before = service.client.get("/stats").json()["compute"].get("completed", 0)
+
+    async def ask_all() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=REQUEST_TIMEOUT_S) as client:
+            return await asyncio.gather(*(client.get(f"{service.url}/logs", params={"log_path": path}) for _ in range(50)))
+
+    replies = asyncio.run(ask_all())
+    assert Counter(r.status_code for r in replies) == {200: 50}
+    assert len({r.text for r in replies}) == 1
+    assert service.client.get("/stats").json()["compute"]["completed"] == before + 1
+
+
+def test_a_client_that_disconnects_does_not_stop_the_flight(service: Service) -> None:
+    path = service.write("left.log", OOM_LOG + "y\n" * 3_000_000)
+    with pytest.raises(httpx.TimeoutException):
+        httpx.get(f"{service.url}/logs", params={"log_path": path}, timeout=0.05)
+    deadline = time.monotonic() + 30
+    while service.get(path, wait="false").json()["status"] != "completed":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class Traffic:
+    """Threads that POST and GET without a pause and remember every acknowledged answer."""
+
+    def __init__(self, service: Service, paths: list[str]) -> None:
+        self._service = service
+        self._paths = paths
+        self._stop = threading.Event()
+        self.acknowledged: dict[str, set[str]] = {path: set() for path in paths}
+        self.problems: Counter[str] = Counter()
+        self.statuses: Counter[int] = Counter()
+        self.slowest_s = 0.0
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(4)]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(REQUEST_TIMEOUT_S)
+
+    def _run(self, offset: int) -> None:
+        with httpx.Client(base_url=self._service.url, timeout=REQUEST_TIMEOUT_S) as client:
+            number = offset
+            while not self._stop.is_set():
+                path = self._paths[number % len(self._paths)]
+                number += 1
+                self._ask(client, path, post=number % 3 == 0)
+
+    def _ask(self, client: httpx.Client, path: str, post: bool) -> None:
+        started = time.monotonic()
+        try:
+            if post:
+                reply = client.post("/logs", json={"log_path": path, "user": "ann", "job_id": "7"})
+            else:
+                reply = client.get("/logs", params={"log_path": path})
+        except httpx.HTTPError as exc:
+            self.problems[repr(exc)[:100]] += 1
+            return
+        finally:
+            self.slowest_s = max(self.slowest_s, time.monotonic() - started)
+        self.statuses[reply.status_code] += 1
+        if reply.status_code == 503:
+            assert "retry-after" in reply.headers
+        elif reply.status_code != 200:
+            self.problems[f"{reply.status_code} {reply.text[:200]}"] += 1
+        elif not post and reply.json()["status"] == "completed":
+            self.acknowledged[path].add(reply.json()["result"]["result_id"])
+
+
+@pytest.mark.timeout(300)
+def test_kill_9_of_any_process_loses_no_acknowledged_answer(tmp_path: Path) -> None:
+    service = start_service(tmp_path, NVRX_ATTRSVC_RATE_LIMIT_ANALYZE="1000000/minute", NVRX_ATTRSVC_RATE_LIMIT_SUBMIT="1000000/minute")
+    try:
+        paths = [service.write(f"job-{i}.log", OOM_LOG + f"run {i}\n" * 100) for i in range(200)]
+        with Traffic(service, paths) as traffic:
+            for victim in ("ledger", "tracker", "analyzer-0", "analyzer-1", "replica") * KILLS:
+                kill_and_wait(service, victim)
+        assert not traffic.problems
+        assert traffic.slowest_s < REQUEST_TIMEOUT_S
+        assert sum(map(len, traffic.acknowledged.values())) >= 100
+        for path, answers in traffic.acknowledged.items():
+            assert len(answers | {service.get(path).json()["result"]["result_id"]}) == 1
+        print(f"\nkills: {5 * KILLS}, statuses: {dict(traffic.statuses)}, slowest request: {traffic.slowest_s:.1f} s")
+    finally:
+        assert stop_service(service) == 0
+
+
+def kill_and_wait(service: Service, victim: str) -> None:
+    """kill -9 one process and wait until another has taken its place."""
+    old = service.pids()[victim]
+    os.kill(old, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while True:
+        assert time.monotonic() < deadline, f"{victim} did not come back"
+        reply = service.client.get("/stats")
+        if reply.status_code == 200 and int(reply.json()["actors"][f"{victim}.pid"]) not in (0, old):
+            return
+        time.sleep(0.1)
