@@ -20,9 +20,11 @@ from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorE
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.tracker import Tracker
+from attr_actors.adapters.llm_keys import key_source
 from attr_actors.errors import AttrError, Overloaded, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, TrackerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
@@ -62,7 +64,8 @@ def plan(settings: Settings) -> list[Spec]:
     analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
     return [
         Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False),
-        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name)) for name in analyzers],  # type: ignore[misc]
+        Spec("model-gate", ModelGate, lambda s, up: (s, up["ledger"], key_source(s))),
+        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name, up["model-gate"])) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
     ]
 
@@ -123,6 +126,7 @@ class Actors:
 
     ledger: LedgerHandle
     tracker: TrackerHandle
+    gate: ModelGateHandle
     analyzers: tuple[AnalyzerHandle, ...]
 
 
@@ -135,7 +139,7 @@ def find_actors(settings: Settings) -> Actors:
     """Return handles of the actors that ``open_actors`` started, here or elsewhere on the cluster."""
     found = handles(settings)
     analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
-    return Actors(found["ledger"], found["tracker"], cast(tuple[AnalyzerHandle, ...], analyzers))
+    return Actors(found["ledger"], found["tracker"], found["model-gate"], cast(tuple[AnalyzerHandle, ...], analyzers))
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:

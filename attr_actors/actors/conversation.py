@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from attr_actors.adapters.llm import Question
-from attr_actors.adapters.llm_wire import Completion
+from attr_actors.adapters.llm_wire import Completion, Question
 from attr_actors.core.prompting import Prompt, with_found, with_repair
 from attr_actors.core.redaction import Redactor
 from attr_actors.core.replies import LOOKUPS_MAX, Lookup, Reply, parse_reply, reply_schema

@@ -13,19 +13,25 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from attr_actors.actors.conversation import Bill, Chat, Conversation
 from attr_actors.actors.single_flight import SingleFlight
+from attr_actors.adapters.llm_keys import find_key
 from attr_actors.core import excerpts
+from attr_actors.core.backoff import delay_s
+from attr_actors.core.engine import result_id
 from attr_actors.core.grounding import SURE, Prove, ground, locate, weigh
 from attr_actors.core.paths import LogPath
 from attr_actors.core.prompting import PROMPT_VERSION, Prompt, build_prompt
+from attr_actors.core.proofs import prover
 from attr_actors.core.redaction import Finder, Redactor
 from attr_actors.core.replies import Lookup, Reply
+from attr_actors.core.signatures.library import Signature
 from attr_actors.errors import AttrError, BadReply, ModelError
 from attr_actors.handles import LedgerHandle, ModelGateHandle
 from attr_actors.models import Action, Analysis, Attribution, Category, Line, ModelOpinion, ModelOutcome, Requester, StoredReply
@@ -34,6 +40,8 @@ from attr_actors.settings import Settings
 T = TypeVar("T")
 
 PENDING = "the model has not answered yet"
+BABBLE_FIRST_S, BABBLE_LONGEST_S = 60.0, 3600.0
+"""After an unusable answer the same question waits, doubling: a model that babbles on it once often does so again."""
 ACQUIRE_WAIT_S = 5.0
 """One wait for a permit; below the time limit of actor calls, and repeated until the deadline for a permit."""
 
@@ -63,6 +71,7 @@ class SecondOpinion:
         self._slots = asyncio.Semaphore(settings.llm_calls_per_analyzer)
         self._asking: SingleFlight[StoredReply] = SingleFlight(settings.flights_max)
         self._threads = ThreadPoolExecutor(settings.llm_calls_per_analyzer, thread_name_prefix="opinion")
+        self._babble: dict[str, tuple[int, float]] = {}
         self.counts: Counter[str] = Counter()
         self._conversation = Conversation(settings, chat, self.counts)
 
@@ -73,19 +82,23 @@ class SecondOpinion:
         last = analysis.cycles[-1]
         return last.opinion is None and not (last.action is Action.CONTINUE and last.confidence >= SURE)
 
+    def announce(self, analysis: Analysis) -> Analysis:
+        """Return the analysis marked as waiting for the model: if this process dies now, the next request asks again."""
+        return _with_last(analysis, analysis.cycles[-1].model_copy(update={"degraded": PENDING}))
+
     async def consider(self, analysis: Analysis, log: LogPath, requester: Requester) -> Analysis:
         """Return the analysis with the model's opinion on its last cycle, or with the reason why there is none.
 
         Only the cycle that ended the job is asked about: one call per log, however often its workload restarted.
         """
-        *before, rules = analysis.cycles
+        rules = analysis.cycles[-1]
         try:
             last = await self._opinion(rules, log, requester)
         except (AttrError, TimeoutError) as exc:
             reason = exc.message if isinstance(exc, AttrError) else "reading the log again took too long"
             self.counts["llm.degraded"] += 1
             last = rules.model_copy(update={"degraded": f"no second opinion: {reason}"})
-        return analysis.model_copy(update={"cycles": (*before, last)})
+        return _with_last(analysis, last)
 
     async def _opinion(self, rules: Attribution, log: LogPath, requester: Requester) -> Attribution:
         case = await self._in_thread(lambda: self._case(rules, log, requester))
@@ -114,6 +127,7 @@ class SecondOpinion:
 
     async def _ask(self, key: str, case: _Case) -> StoredReply:
         """Ask within the bounds, and keep the answer. Raises ModelError or BadReply."""
+        self._check_babble(key)
         bill = Bill()
         async with self._slots:
             ticket = uuid.uuid4().hex
@@ -124,6 +138,8 @@ class SecondOpinion:
                 outcome = bill.outcome(None)
             except (ModelError, BadReply) as exc:
                 outcome = bill.outcome(exc)
+                if isinstance(exc, BadReply):
+                    self._note_babble(key)
                 raise
             finally:
                 await self._gate.release(ticket, outcome)
@@ -139,6 +155,18 @@ class SecondOpinion:
         )
         await self._ledger.save_reply(stored)
         return stored
+
+    def _check_babble(self, key: str) -> None:
+        """Raise BadReply if the model gave unusable answers to the same question a short while ago."""
+        _, until = self._babble.get(key, (0, 0.0))
+        if time.monotonic() < until:
+            raise BadReply("the model's answers to this evidence could not be used; it is asked again later")
+
+    def _note_babble(self, key: str) -> None:
+        attempts = self._babble.pop(key, (0, 0.0))[0] + 1
+        self._babble[key] = (attempts, time.monotonic() + delay_s(attempts, BABBLE_FIRST_S, BABBLE_LONGEST_S, 0.5))
+        while len(self._babble) > self._settings.flights_max:
+            del self._babble[next(iter(self._babble))]  # The oldest.
 
     async def _acquire(self, ticket: str) -> None:
         """Wait for a permit. Raises ModelError with the gate's reason."""
@@ -174,6 +202,23 @@ class SecondOpinion:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         async with asyncio.timeout(self._settings.llm_call_timeout_s):
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _with_last(analysis: Analysis, last: Attribution) -> Analysis:
+    """Return the analysis with another last cycle, and the result id that belongs to it."""
+    cycles = (*analysis.cycles[:-1], last)
+    return analysis.model_copy(update={"cycles": cycles, "result_id": result_id(analysis.snapshot, analysis.engine, cycles)})
+
+
+def open_second_opinion(settings: Settings, gate: ModelGateHandle, ledger: LedgerHandle, rows: Sequence[Signature]) -> SecondOpinion | None:
+    """Return the second opinion of one analyzer; None where there is no key, hence no model."""
+    if find_key(settings, Path.home()) is None:
+        return None
+    # Only a process that will ask a model pays for loading the client and the detectors.
+    from attr_actors.adapters.llm import ChatModel
+    from attr_actors.adapters.secret_detectors import library_finders
+
+    return SecondOpinion(settings, ChatModel(settings), gate, ledger, prover(rows), library_finders())
 
 
 def _names(rules: Attribution, requester: Requester) -> list[tuple[str, str]]:

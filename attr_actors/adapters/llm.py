@@ -11,8 +11,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ import openai
 from pydantic import SecretStr
 
 from attr_actors.adapters.llm_keys import Key, find_key
-from attr_actors.adapters.llm_wire import BoundedTransport, Completion, Format, format_arguments, read_completion
+from attr_actors.adapters.llm_wire import BoundedTransport, Completion, Format, Question, format_arguments, read_completion
 from attr_actors.core.backoff import delay_s
 from attr_actors.errors import BadReply, ModelError, ModelRejected
 from attr_actors.settings import Settings
@@ -30,16 +29,6 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 0.5
 RETRY_LONGEST_S = 20.0
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked: a schema for the answer, and the longest reply in tokens."""
-
-    model: str
-    messages: Sequence[dict[str, str]]
-    schema: dict[str, Any]
-    tokens_max: int
 
 
 class ChatModel:

@@ -33,6 +33,12 @@ def find_key(settings: Settings, home: Path, refused: SecretStr | None = None) -
     return next((key for key in _keys(settings, home) if key.secret != refused), None)
 
 
+def key_source(settings: Settings) -> str | None:
+    """Return the name of the source that gives the key on this machine; None if there is no key, hence no model."""
+    key = find_key(settings, Path.home())
+    return key.source if key else None
+
+
 def _keys(settings: Settings, home: Path) -> Iterator[Key]:
     yield from _given(settings.nvidia_api_key, "NVIDIA_API_KEY")
     yield from _read(settings.nvidia_api_key_file, "NVIDIA_API_KEY_FILE")

@@ -6,7 +6,7 @@ Hold in mind: a response is untrusted. Its size is bounded while it is read, and
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, cast
@@ -40,6 +40,16 @@ def format_arguments(wanted: Format, schema: dict[str, Any]) -> dict[str, Any]:
             return {"tools": [tool], "tool_choice": {"type": "function", "function": {"name": ANSWER}}}
         case Format.PLAIN:
             return {}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a schema for the answer, and the longest reply in tokens."""
+
+    model: str
+    messages: Sequence[dict[str, str]]
+    schema: dict[str, Any]
+    tokens_max: int
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def _recategorised(heard: Attribution, category: Category, cause: str, lines: tu
 
 def _redecided(heard: Attribution, reply: Reply, cause: str, lines: tuple[Line, ...], prove: Prove, redactor: Redactor) -> Attribution:
     """Change the action if a cited line proves it by its signature, and nothing else forbids it."""
-    found = next(((line, proof) for line in lines if (proof := _proof(heard, line, prove)) and _supports(proof, reply.action)), None)
+    found = next(((line, proof) for line in lines if (proof := prove(line.text)) and _supports(proof, reply.action)), None)
     if found is None or not _permitted(heard, reply.action):
         return heard
     line, proof = found
@@ -173,14 +173,6 @@ def _redecided(heard: Attribution, reply: Reply, cause: str, lines: tuple[Line, 
             "exclude_nodes": nodes,
         }
     )
-
-
-def _proof(rules: Attribution, line: Line, prove: Prove) -> Proof | None:
-    """Return what a line proves, unless the rules know it as a consequence."""
-    proof = prove(line.text)
-    if proof is None or any(proof.signature == group.signature for group in rules.cascade):
-        return None
-    return proof
 
 
 def _supports(proof: Proof, action: Action) -> bool:

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from attr_actors.adapters.llm import ChatModel, Question
-from attr_actors.adapters.llm_wire import Completion
+from attr_actors.adapters.llm import ChatModel
+from attr_actors.adapters.llm_wire import Completion, Question
 from attr_actors.core.replies import reply_schema
 from attr_actors.errors import BadReply, ModelError
 from attr_actors.settings import Settings
-from tests.adapters.model_server import ModelServer, Script, Step, answer, completion, refusal, serving
+from tests.model_server import ModelServer, Script, Step, answer, completion, refusal, serving
 
 
 async def no_sleep(_: float) -> None:

@@ -10,7 +10,7 @@ from attr_actors.core.grounding import Grounded, Proof, ground, locate, weigh
 from attr_actors.core.prompting import build_prompt
 from attr_actors.core.redaction import Redactor
 from attr_actors.core.replies import Reply
-from attr_actors.models import Action, Attribution, Cascade, Category, Line, ModelOpinion
+from attr_actors.models import Action, Attribution, Category, Line, ModelOpinion
 
 LOG = {
     10: "step 100 loss 2.1",
@@ -144,7 +144,6 @@ REFUSED = {
     "a line that proves something else": (reply((40, "Watchdog caught collective operation timeout")), {}),
     "rules that are sure": (reply(FULL), {"confidence": 0.9}),
     "partial coverage": (reply(FULL), {"coverage": "partial"}),
-    "a known consequence": (reply(FULL), {"cascade": (Cascade(signature="disk_full", count=3, first=lines()[21]),)}),
 }
 
 
