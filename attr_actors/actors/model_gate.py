@@ -97,7 +97,7 @@ class ModelGate:
         issues = []
         if share >= DEGRADED_SHARE:
             issues.append(f"{failed} of {total} second opinions failed within {self._settings.health_window_s:g} s")
-        if self._quota.state(now) is not State.CLOSED:
+        if self._quota.state(now) is State.OPEN:
             issues.append(f"the model endpoint is left alone for {self._quota.wait_s(now):.0f} s; the rules answer alone")
         return Health(
             name="model-gate",

@@ -202,10 +202,10 @@ def _joined(first: Iterable[Line], then: Iterable[Line]) -> tuple[Line, ...]:
 
 
 _MARKUP = re.compile(r"<[!@#][^>]*>|<(?=\w+:)|@(?:here|channel|everyone)\b", re.IGNORECASE)
+_LINK = re.compile(r"(?:[a-z][a-z0-9+.-]*:)?//[^\s<>\"')]+|\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+", re.IGNORECASE)
+"""What a chat program makes clickable: never taken over, not even from the log, which may want to be clicked."""
 _ADDRESS = re.compile(
-    r"(?:[a-z][a-z0-9+.-]*:)?//[^\s<>\"')]+"  # a URL
-    r"|\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+"  # an e-mail address
-    r"|~?/(?:[\w.@+-]+/)*[\w.@+-]+"  # a path
+    r"~?/(?:[\w.@+-]+/)*[\w.@+-]+"  # a path
     r"|\b(?:\d{1,3}\.){3}\d{1,3}\b"  # an IP address
     r"|\b(?:[a-z0-9-]+\.)+(?:com|net|org|io|ai|dev|app|sh|edu|gov|info|me|co|local|internal|cluster)\b"
     r"|\b[A-Za-z][A-Za-z-]*\d[\w-]*\b",  # a name with a number in it, such as a host's
@@ -214,8 +214,8 @@ _ADDRESS = re.compile(
 
 
 def _plain(text: str, lines: Iterable[Line]) -> str:
-    """Return a model's sentence without markup, and without any address, path or name that the lines do not hold."""
+    """Return a model's sentence without markup and links, and without any path, address or name that the lines do not hold."""
     said = "\n".join(f"{line.text} {line.node or ''}" for line in lines).casefold()
-    text = _MARKUP.sub(" ", display(text))
+    text = _LINK.sub("[link removed]", _MARKUP.sub(" ", display(text)))
     text = _ADDRESS.sub(lambda found: found.group() if found.group().rstrip(".,;:").casefold() in said else "[removed]", text)
     return re.sub(r"\s+", " ", text).strip()[:CAUSE_CHARS_MAX]
