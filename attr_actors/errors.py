@@ -22,6 +22,7 @@
     │   ├── SinkRejected        502 sink_rejected (will be refused again)
     │   ├── ModelError          502 model_error
     │   │   └── ModelRejected   502 model_rejected (will be refused again, or the time is over)
+    │   ├── SlurmError          502 slurm_error
     │   └── BadReply            502 bad_reply
     ├── OperatorError           settings or files that the operator must mend
     │   ├── BadSettings         500 bad_settings
@@ -189,6 +190,12 @@ class ModelRejected(ModelError):
 
     code = "model_rejected"
     retryable = False
+
+
+class SlurmError(DependencyError):
+    """A Slurm command failed or did not end in time."""
+
+    code = "slurm_error"
 
 
 class BadReply(DependencyError):

@@ -7,6 +7,7 @@ settings fingerprint, and replaces what differs; recovery is the constructor, so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable
@@ -21,10 +22,11 @@ import attr_actors
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
 from attr_actors.actors.model_gate import ModelGate
+from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.adapters.llm_keys import key_source
 from attr_actors.errors import AttrError, Overloaded, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, TrackerHandle
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
@@ -44,6 +46,7 @@ class Spec:
     cls: type
     arguments: Callable[[Settings, dict[str, Any]], tuple[Any, ...]]
     asynchronous: bool = True
+    needs_ledger_file: bool = False
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return Ray's actor options. Calls are idempotent, hence restarts and retries without limit."""
@@ -56,6 +59,8 @@ class Spec:
             "max_restarts": -1,
             "max_task_retries": -1,
         }
+        if self.needs_ledger_file and settings.ledger_resource:
+            options["resources"] = {settings.ledger_resource: 0.001}  # A place to be, not a share of it.
         return options | {"max_concurrency": WAITERS_MAX} if self.asynchronous else options
 
 
@@ -63,10 +68,11 @@ def plan(settings: Settings) -> list[Spec]:
     """Return the actors in start order: each may call only those above it."""
     analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
     return [
-        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False),
+        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False, needs_ledger_file=True),
         Spec("model-gate", ModelGate, lambda s, up: (s, up["ledger"], key_source(s))),
         *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name, up["model-gate"])) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
+        *[Spec(f"notifier-{sink}", Notifier, lambda s, up, sink=sink: (s, up["ledger"], sink)) for sink in settings.sink_names],  # type: ignore[misc]
     ]
 
 
@@ -126,8 +132,9 @@ class Actors:
 
     ledger: LedgerHandle
     tracker: TrackerHandle
-    gate: ModelGateHandle
     analyzers: tuple[AnalyzerHandle, ...]
+    notifiers: tuple[NotifierHandle, ...]
+    gate: ModelGateHandle
 
 
 def handles(settings: Settings) -> dict[str, Any]:
@@ -139,7 +146,14 @@ def find_actors(settings: Settings) -> Actors:
     """Return handles of the actors that ``open_actors`` started, here or elsewhere on the cluster."""
     found = handles(settings)
     analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
-    return Actors(found["ledger"], found["tracker"], found["model-gate"], cast(tuple[AnalyzerHandle, ...], analyzers))
+    notifiers = tuple(found[f"notifier-{sink}"] for sink in settings.sink_names)
+    return Actors(
+        found["ledger"],
+        found["tracker"],
+        cast(tuple[AnalyzerHandle, ...], analyzers),
+        cast(tuple[NotifierHandle, ...], notifiers),
+        found["model-gate"],
+    )
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
@@ -178,6 +192,15 @@ def stop_actors(settings: Settings) -> None:
     """End the actors of the plan, callers first. What they acknowledged is in the ledger's file."""
     for spec in reversed(plan(settings)):
         try:
-            ray.kill(ray.get_actor(spec.name, settings.ray_namespace), no_restart=True)
+            actor = ray.get_actor(spec.name, settings.ray_namespace)
         except ValueError:
             continue  # It does not run.
+        if spec.cls is Notifier:
+            _drain(actor, settings.drain_timeout_s)
+        ray.kill(actor, no_restart=True)
+
+
+def _drain(notifier: ActorHandle[Any], timeout_s: float) -> None:
+    """Let a notifier deliver what is due; what it does not get done waits in the ledger."""
+    with contextlib.suppress(RayError, GetTimeoutError):
+        ray.get(notifier.drain.remote(timeout_s), timeout=timeout_s + 1)

@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count, islice
@@ -33,6 +33,8 @@ T = TypeVar("T")
 LOAD_PAGE = 2000
 LOOK_BATCH = 64
 """Jobs that one thread looks at before the loop takes the results in: long enough to be cheap, short enough to stay responsive."""
+SLICE = 2000
+"""Jobs that the loop goes through before it answers others: some milliseconds."""
 
 
 class Tracker:
@@ -128,18 +130,19 @@ class Tracker:
     async def poll(self) -> None:
         """Make one round: look at the jobs that are due, take up what is owed, forget what is old."""
         await self._opened()
-        due = self._book.due(self._clock())
-        due.sort(key=lambda path: self._book.jobs[path].logs_dir or "")
+        everybody = list(self._book.jobs)
+        due = [path async for part in _slices(everybody, SLICE) for path in part if self._book.is_due(path, self._clock())]
+        due.sort(key=self._logs_dir_of)
         listed = LogsDirs()
-        batches = [due[i : i + LOOK_BATCH] for i in range(0, len(due), LOOK_BATCH)]
         lanes = asyncio.Semaphore(max(1, self._settings.tracker_threads // 2))
         async with asyncio.TaskGroup() as group:
-            for batch in batches:
+            async for batch in _slices(due, LOOK_BATCH):
                 await lanes.acquire()
                 group.create_task(self._poll_batch(batch, listed)).add_done_callback(lambda _: lanes.release())
-        self._perform(Ticked(self._clock()))
+        async for part in _slices(everybody, SLICE):
+            self._perform(Ticked(self._clock(), tuple(part)))
         await self._writer.settle_all()
-        self._counts["polls"] += 1
+        self._counts["polls.made"] += 1
 
     async def stats(self) -> Stats:
         """Return counters of submissions, modes, deferrals, permission errors and cleanup."""
@@ -237,6 +240,10 @@ class Tracker:
                 log.exception("a round over the jobs failed")
             await asyncio.sleep(self._settings.poll_interval_s * random.uniform(0.9, 1.1))
 
+    def _logs_dir_of(self, path: str) -> str:
+        job = self._book.jobs.get(path)
+        return (job and job.logs_dir) or ""
+
     async def _poll_batch(self, paths: list[str], listed: LogsDirs) -> None:
         wanted = [(p, job.job_id, job.known) for p in paths if (job := self._book.jobs.get(p))]
         work = (wanted, next(self._look_numbers), listed)
@@ -292,3 +299,10 @@ class Tracker:
         view = self._book.jobs[path].view()
         await self._writer.settle(path)
         return view
+
+
+async def _slices(paths: list[str], size: int) -> AsyncIterator[list[str]]:
+    """Give the list in parts and let others run in between."""
+    for i in range(0, len(paths), size):
+        yield paths[i : i + size]
+        await asyncio.sleep(0)

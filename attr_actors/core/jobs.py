@@ -171,9 +171,10 @@ class Analysed:
 
 @dataclass(frozen=True, slots=True)
 class Ticked:
-    """Time went by."""
+    """Time went by for some jobs."""
 
     at: float
+    paths: tuple[str, ...]
 
 
 Event = Submitted | Looked | Finished | Analysed | Ticked
@@ -195,7 +196,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Analyse:
-    """Have a complete file analysed; ``urgent``: a client is about to ask."""
+    """Have a complete file analysed; ``urgent``: it is the last one, and a client is about to ask."""
 
     path: str
     name: str
@@ -260,16 +261,16 @@ class JobBook:
             case Analysed():
                 return tuple(self._analysed(event))
             case Ticked():
-                return tuple(self._ticked(event.at))
+                return tuple(self._ticked(event))
 
-    def due(self, at: float) -> list[str]:
-        """Return the jobs whose files the clock must look at.
+    def is_due(self, path: str, at: float) -> bool:
+        """Tell whether the clock must look at a job's files.
 
-        Left out: a single log (it is looked at when somebody asks) and whatever is done and not yet old enough to go.
+        Not at a single log (it is looked at when somebody asks), nor at what is done and not yet old enough to go.
         """
-        return [path for path, job in self.jobs.items() if self._is_due(job, at)]
-
-    def _is_due(self, job: Job, at: float) -> bool:
+        job = self.jobs.get(path)
+        if job is None:
+            return False
         if job.terminated_at is None:
             return job.mode is not JobMode.SINGLE
         return job.mode is JobMode.PENDING or at >= self._expires_at(job) or bool(owed(job))
@@ -315,7 +316,7 @@ class JobBook:
         if job.mode is not JobMode.PENDING:
             job = replace(job, terminated_at=job.terminated_at or event.at)
         yield from self._warnings(old, job)
-        yield from self._store(old, job, urgent=False)
+        yield from self._store(old, job, urgent=True)
 
     def _analysed(self, event: Analysed) -> Iterator[Effect]:
         old = self.jobs.get(event.path)
@@ -327,9 +328,10 @@ class JobBook:
             self._put(job)
             yield Save(job)
 
-    def _ticked(self, at: float) -> Iterator[Effect]:
-        for path, job in list(self.jobs.items()):
-            if at < self._expires_at(job):
+    def _ticked(self, event: Ticked) -> Iterator[Effect]:
+        for path in event.paths:
+            job = self.jobs.get(path)
+            if job is None or event.at < self._expires_at(job):
                 continue
             kind = "terminated" if job.terminated_at is not None else "pending" if job.mode is JobMode.PENDING else "aged"
             self.counts[f"cleanup.{kind}"] += 1
@@ -385,8 +387,8 @@ class JobBook:
             if old is not None and old.mode is JobMode.PENDING:
                 self.counts[f"deferred.total_{job.mode}"] += 1
         for file in owed(job):
-            log = job.path_of(file.name)
-            yield Analyse(job.path, file.name, (file.size, file.mtime_ns), log, job.requester(log), urgent)
+            log, last = job.path_of(file.name), file is job.files[-1]
+            yield Analyse(job.path, file.name, (file.size, file.mtime_ns), log, job.requester(log), urgent and last)
 
     def _put(self, job: Job) -> None:
         old = self.jobs.get(job.path)
