@@ -143,6 +143,11 @@ class Settings(BaseSettings):
     # The cluster.
     ray_namespace: str = Field("attr-actors", description="Ray namespace of the actors.")
     ledger_resource: str = Field("", description="Custom Ray resource of the nodes that may hold the ledger's file; empty: any node.")
+    process_cpus: float = Field(
+        0,
+        ge=0,
+        description="CPUs that each actor and replica reserves; above 0 keeps them off a head without CPUs, and autoscalers add nodes.",
+    )
     call_timeout_s: float = Field(10, gt=0, description="Longest wait of one actor for another's quick answer, s.")
     replicas_min: int = Field(1, ge=1, description="Fewest ingress replicas.")
     replicas_max: int = Field(2, ge=1, description="Most ingress replicas.")

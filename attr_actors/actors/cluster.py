@@ -55,12 +55,12 @@ class Spec:
             "namespace": settings.ray_namespace,
             "lifetime": "detached",
             "get_if_exists": True,
-            "num_cpus": 0,  # The plan must fit a node that is full of other people's work.
+            "num_cpus": settings.process_cpus,  # 0 by default: the plan must fit a node that is full of other people's work.
             "max_restarts": -1,
             "max_task_retries": -1,
         }
         if self.needs_ledger_file and settings.ledger_resource:
-            options["resources"] = {settings.ledger_resource: 0.001}  # A place to be, not a share of it.
+            options |= {"num_cpus": 0, "resources": {settings.ledger_resource: 0.001}}  # A place to be, not a share of it.
         return options | {"max_concurrency": WAITERS_MAX} if self.asynchronous else options
 
 
