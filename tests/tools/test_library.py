@@ -138,7 +138,7 @@ def test_faults_are_the_services_typed_errors(root: Path) -> None:
                 await analyzer.analyze(write(root, "a.log"), wl_restart=7)
 
     asyncio.run(main())
-    with pytest.raises(BadSettings, match="allowed_root|ALLOWED_ROOT"):
+    with pytest.raises(BadSettings, match="ALLOWED_ROOT"):
         AnalyzerConfig(allowed_root=str(root / "none"))
     with pytest.raises(BadSettings, match="there is no setting 'typo'"):
         AnalyzerConfig(allowed_root=str(root), typo=1)
