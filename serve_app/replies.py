@@ -6,7 +6,7 @@ from typing import Literal
 
 from attr_actors.core.rendering import render_auto_resume, render_cycle_text, render_explanation, render_issues, saved_checkpoint
 from attr_actors.core.splitlog import select_cycles
-from attr_actors.errors import RequestError
+from attr_actors.errors import AttrError
 from attr_actors.models import Action, Analysis, Attribution, JobView, Peek
 from serve_app.bodies import CycleInfo, Recommendation, ResultBody, ResultReply
 
@@ -59,7 +59,7 @@ def timeout_reply(peek: Peek, wl_restart: int | None, limit_s: float) -> ResultR
     )
 
 
-def error_reply(exc: RequestError) -> ResultReply:
+def error_reply(exc: AttrError) -> ResultReply:
     """Answer for one of several files that has no answer of its own."""
     return ResultReply(result=ResultBody(state="error", error=exc.message), status="completed")
 

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from attr_actors.core.paths import LogPath, admit, check_readable, open_log
 from attr_actors.core.splitlog import cycle_id_from_path, job_id_from_path, select_files
-from attr_actors.errors import AttrError, BusyError, EmptyFile, RequestError, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle, pick
+from attr_actors.errors import AnalysisFailed, AttrError, BusyError, EmptyFile, RequestError, Unavailable
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle, pick
 from attr_actors.models import Analysis, AnalyzeRequest, Health, JobMode, JobView, Peek, Requester, Submission
 from attr_actors.settings import Settings
 from serve_app.bodies import (
@@ -57,11 +57,19 @@ class ResultQuery:
 class AttributionService:
     """What the HTTP routes do. One per replica; holds nothing that another replica would miss."""
 
-    def __init__(self, settings: Settings, ledger: LedgerHandle, tracker: TrackerHandle, analyzers: tuple[AnalyzerHandle, ...]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: LedgerHandle,
+        tracker: TrackerHandle,
+        analyzers: tuple[AnalyzerHandle, ...],
+        notifiers: tuple[NotifierHandle, ...] = (),
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._tracker = tracker
         self._analyzers = analyzers
+        self._notifiers = notifiers
         self._files = ThreadPoolExecutor(16, thread_name_prefix="files")
         self._health: tuple[float, HealthReply] | None = None
         self.requests: Counter[str] = Counter()
@@ -109,7 +117,7 @@ class AttributionService:
             async with lanes:
                 try:
                     return splitlog_reply(await self._answer(log, job, query), job, log.path)
-                except RequestError as exc:
+                except (RequestError, AnalysisFailed) as exc:
                     if log is logs[-1]:
                         raise
                     return splitlog_reply(error_reply(exc), job, log.path)
@@ -151,7 +159,7 @@ class AttributionService:
 
     async def counters(self) -> dict[str, float]:
         """Return the summed counters of all actors by dotted name (the source of GET /stats)."""
-        parts = (self._ledger.stats(), self._tracker.stats(), *(a.stats() for a in self._analyzers))
+        parts = (self._ledger.stats(), self._tracker.stats(), *(a.stats() for a in self._analyzers), *(n.stats() for n in self._notifiers))
         total: Counter[str] = Counter()
         for stats in await asyncio.gather(*parts):
             total.update(stats.counts)
@@ -179,8 +187,12 @@ class AttributionService:
         return HealthReply(status="degraded" if issues else "ok", issues=issues)
 
     async def _ask_actors(self) -> list[Health]:
-        named: list[tuple[str, LedgerHandle | TrackerHandle | AnalyzerHandle]] = [("ledger", self._ledger), ("tracker", self._tracker)]
+        named: list[tuple[str, LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle]] = [
+            ("ledger", self._ledger),
+            ("tracker", self._tracker),
+        ]
         named += [(f"analyzer-{i}", a) for i, a in enumerate(self._analyzers)]
+        named += [(f"notifier-{sink}", n) for sink, n in zip(self._settings.sink_names, self._notifiers, strict=False)]
         return await asyncio.gather(*(_health_of(name, handle) for name, handle in named))
 
     async def _known(self, log: LogPath, query: ResultQuery) -> ResultReply:
@@ -227,7 +239,7 @@ def requester(path: str, job: JobView | None) -> Requester:
     return Requester(user=job.user, job_id=job.job_id or job_id_from_path(path), cycle_id=cycle_id)
 
 
-async def _health_of(name: str, handle: LedgerHandle | TrackerHandle | AnalyzerHandle) -> Health:
+async def _health_of(name: str, handle: LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle) -> Health:
     try:
         return await handle.health()
     except BusyError as exc:

@@ -13,10 +13,11 @@ from typing import TypeVar
 import attr_actors
 from attr_actors.actors.isolation import analyze_isolated
 from attr_actors.actors.single_flight import SingleFlight
+from attr_actors.core import predecessor
 from attr_actors.core.engine import Engine
-from attr_actors.core.paths import LogPath, admit, stat_log
+from attr_actors.core.paths import LogPath, admit, check_readable, stat_log
 from attr_actors.core.validity import in_grace, is_valid
-from attr_actors.errors import AnalysisFailed, NotFound, Unavailable
+from attr_actors.errors import AnalysisFailed, EmptyFile, NotFound, Unavailable
 from attr_actors.handles import LedgerHandle
 from attr_actors.models import Analysis, AnalyzeRequest, Flight, Health, Peek, Recording, Snapshot, Stats
 from attr_actors.settings import Settings
@@ -93,7 +94,7 @@ class Analyzer:
     async def _still_holds(self, stored: Analysis) -> bool:
         """Judge a stored answer by the ledger's rule: inside the grace period without a stat, afterwards by size and mtime."""
         settings, now = self._settings, time.time()
-        if stored.engine != self._engine.fingerprint:
+        if stored.engine not in (self._engine.fingerprint, predecessor.ENGINE):
             return False
         if in_grace(stored, now, settings.cache_grace_period_seconds):
             return True
@@ -105,7 +106,8 @@ class Analyzer:
 
     async def _scan(self, path: str) -> Analysis:
         log = await self._in_thread(lambda: admit(path, self._settings.allowed_root))
-        attempts = await self._ledger.begin_attempt(await self._in_thread(lambda: _snapshot(log)), self._engine.fingerprint)
+        snapshot = await self._in_thread(lambda: _readable(log))  # What cannot be read at all is no attempt.
+        attempts = await self._ledger.begin_attempt(snapshot, self._engine.fingerprint)
         if attempts > ATTEMPTS_MAX:
             raise AnalysisFailed(f"'{path}' ended its reader {ATTEMPTS_MAX} times; it is tried again when the file changes")
         started = time.monotonic()
@@ -130,4 +132,11 @@ class Analyzer:
 
 def _snapshot(log: LogPath) -> Snapshot:
     found = stat_log(log)
+    return Snapshot(path=log.path, size=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+def _readable(log: LogPath) -> Snapshot:
+    found = check_readable(log)
+    if found.st_size == 0:
+        raise EmptyFile(f"log file is empty: '{log.path}'")
     return Snapshot(path=log.path, size=found.st_size, mtime_ns=found.st_mtime_ns)

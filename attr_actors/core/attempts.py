@@ -13,6 +13,7 @@ DIGITS = re.compile(r"\d+")
 LIFE = frozenset({Role.ITERATION, Role.DONE, Role.HARDWARE, Role.SCHEDULER, Role.PRIMARY, Role.CONFIRMATION, Role.TRACEBACK})
 ENDINGS = frozenset({Role.DONE, Role.TEARDOWN, Role.SCHEDULER, Role.TRACEBACK, Role.PRIMARY, Role.CONFIRMATION})
 HEAD_LINES = 3
+HEAD_WITHIN = 60
 HEAD_CHARS_MIN = 12
 
 
@@ -33,7 +34,7 @@ def split_attempts(lines: Sequence[LogLine], rows: Sequence[Signature]) -> list[
     for place, line in enumerate(lines):
         roles = roles_of(line, rows)
         marked = Role.ATTEMPT in roles and (ended or moved)
-        repeated = ended and place > 0 and shape(line.body) in heads
+        repeated = ended and place > 0 and heads.get(shape(line.body), place) < place
         if (marked or repeated) and place > cuts[-1]:
             cuts.append(place)
             ended = moved = False
@@ -42,10 +43,11 @@ def split_attempts(lines: Sequence[LogLine], rows: Sequence[Signature]) -> list[
     return _merge_lifeless(lines, rows, list(zip(cuts, [*cuts[1:], len(lines)], strict=True)))
 
 
-def _head_shapes(lines: Sequence[LogLine]) -> frozenset[str]:
-    """Return the shapes of the file's first lines that do not repeat within the head: what an appended run prints again."""
-    filled = [shape(line.body) for line in lines[:60] if len(line.body.strip()) >= HEAD_CHARS_MIN]
-    return frozenset(s for s in filled[:HEAD_LINES] if filled.count(s) == 1 and "#" not in s[:1])
+def _head_shapes(lines: Sequence[LogLine]) -> dict[str, int]:
+    """Return the shapes of the file's first lines, with their places: what an appended run prints again."""
+    filled = [(shape(line.body), place) for place, line in enumerate(lines[:HEAD_WITHIN]) if len(line.body.strip()) >= HEAD_CHARS_MIN]
+    names = [name for name, _ in filled]
+    return {name: place for name, place in filled[:HEAD_LINES] if names.count(name) == 1}
 
 
 def shape(text: str) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 from attr_actors.core.attempts import shape
 from attr_actors.core.categories import Reading, read_exception
 from attr_actors.core.lines import LogLine
-from attr_actors.core.progress import Step, parse_step
+from attr_actors.core.progress import NAN_LOSS, Step, parse_step
 from attr_actors.core.signatures.library import Role, Signature
 from attr_actors.core.tracebacks import EXCEPTION, Traceback, TracebackReader
 from attr_actors.models import Action, Category
@@ -33,6 +34,9 @@ AFTERMATH = re.compile(
     r"|^frame #|^#\d+|leaked|semaphore|\bepilog|\bsacct\b|^real\s|^user\s|^sys\s|^(?:Mon|Tue|Wed|Thu|Fri|Sat"
     r"|Sun) |[Ee]xit|[Kk]ill|[Tt]erminat|[Ss]hut(?:ting)? ?down|[Cc]lean"
 )
+MESSAGE_LINES_READ = 12
+NAN_ROW = "nan_loss"
+"""Its regex is kept cheap for the scan: which value is no number is read here."""
 PEER_ROW = "connection_lost"
 PEER_CODE = re.compile(r"multiprocessing/(?:connection|managers|queues|resource_sharer|popen_\w+)\.py|multiprocessing/reductions\.py")
 
@@ -169,10 +173,12 @@ def _line_event(line: LogLine, matched: Sequence[Signature]) -> Event | None:
     ):
         return None
     row = min((r for r in failing if r.role is not Role.NOISE), key=lambda r: r.tier, default=None)
-    if row is None:
+    if row is None or (row.id == NAN_ROW and not NAN_LOSS.search(line.body)):
         return None
     is_soft = row.role in (Role.PRIMARY, Role.GENERIC, Role.CONFIRMATION)
-    warned = is_soft and bool(WARNING.search(line.body[:200]) or CONDITIONAL.search(line.body) or DUMP.match(line.body))
+    warned = is_soft and bool(
+        line.level in ("D", "I") or WARNING.search(line.body[:200]) or CONDITIONAL.search(line.body) or DUMP.match(line.body)
+    )
     firm = not warned and (not is_soft or _states_a_failure(line, row))
     reading = Reading(row, row.category, row.action, row.owner)
     if row.role is not Role.SCHEDULER and EXCEPTION.match(line.body) and is_soft:
@@ -190,7 +196,7 @@ def _states_a_failure(line: LogLine, row: Signature) -> bool:
 def _traceback_event(trace: Traceback, rows: Sequence[Signature]) -> Event:
     """Return the event of a chain of tracebacks, placed at the exception that caused the others."""
     chain = [t for t in trace.chain() if t.end is not None]
-    root = choose_cause(chain)
+    root = choose_cause(chain, rows)
     assert root.end is not None
     row = _best_row(root, rows)
     if (row is None or row.is_generic) and root.frames and any(PEER_CODE.search(file) for file, _ in root.frames[-2:]):
@@ -203,13 +209,26 @@ def _traceback_event(trace: Traceback, rows: Sequence[Signature]) -> Event:
     return event
 
 
-WRAPPERS = re.compile(
-    r"^(?:RayTaskError|ChildFailedError|ProcessRaisedException|ProcessExitedException|CalledProcessError"
-    r"|RemoteTraceback|InstantiationException|BackendCompilerFailed|RayActorError|TrainingFailedError|TuneError"
-    r"|DatasetGenerationError)$"
+WRAPPERS = frozenset(
+    [
+        "RayTaskError",
+        "ChildFailedError",
+        "ProcessRaisedException",
+        "ProcessExitedException",
+        "CalledProcessError",
+        "RemoteTraceback",
+        "InstantiationException",
+        "BackendCompilerFailed",
+        "RayActorError",
+        "TrainingFailedError",
+        "TuneError",
+        "DatasetGenerationError",
+        "ExceptionGroup",
+        "BaseExceptionGroup",
+    ]
 )
 LOOKUPS = frozenset(
-    {
+    [
         "KeyError",
         "AttributeError",
         "StopIteration",
@@ -220,44 +239,74 @@ LOOKUPS = frozenset(
         "TypeError",
         "JSONDecodeError",
         "Empty",
+    ]
+)
+"""How libraries try: what is raised while such an error is handled is the message for people."""
+REQUESTS = frozenset(
+    {
+        "hub_unreachable",
+        "http_server_error",
+        "credentials",
+        "object_store",
+        "connection_lost",
+        "name_resolution",
+        "net_unreachable",
+        "timeout_error",
     }
 )
+"""Rows of failed requests, which each layer of an HTTP client wraps again; the outermost names what was asked for."""
+UNMISTAKABLE_TIER = 2
 
 
-def choose_cause(chain: Sequence[Traceback]) -> Traceback:
-    """Return the exception of a chain that names the cause: the first raised one that is no failed lookup.
+def choose_cause(chain: Sequence[Traceback], rows: Sequence[Signature] = ()) -> Traceback:
+    """Return the exception of a chain that names the cause: the first raised one, with four exceptions.
 
-    A lookup that fails inside a library (a missing cache key, an optional import) is how a library tries; what it raises
-    while it handles that is the message for people.
+    An interrupt and an unmistakable fact win wherever they stand; a failed lookup or a wrapper gives way to what was
+    raised while it was handled; of one failed request's many layers the outermost is taken.
     """
-    if any(t.name == "KeyboardInterrupt" for t in chain):
-        return next(t for t in chain if t.name == "KeyboardInterrupt")
-    for position, trace in enumerate(chain):
-        following = chain[position + 1] if position + 1 < len(chain) else None
-        if following is None:
+    for trace in chain:
+        if trace.name == "KeyboardInterrupt":
             return trace
-        if WRAPPERS.match(trace.name):
-            continue
-        if following.link == "during" and trace.name in LOOKUPS and not WRAPPERS.match(following.name):
-            continue
-        return trace
+    cause = _first_meant(chain)
+    known = {id(t): _best_row(t, rows) for t in chain}
+    row = known[id(cause)]
+    if row is None or row.tier > UNMISTAKABLE_TIER:
+        facts = [t for t in chain if (r := known[id(t)]) is not None and r.tier <= UNMISTAKABLE_TIER]
+        cause = facts[0] if facts else cause
+    if row is not None and row.id in REQUESTS:
+        cause = [t for t in chain if (r := known[id(t)]) is not None and (r.id in REQUESTS or not r.is_generic)][-1]
+    return cause
+
+
+def _first_meant(chain: Sequence[Traceback]) -> Traceback:
+    for trace, following in pairwise(chain):
+        is_lookup = following.link == "during" and trace.name in LOOKUPS and following.name not in WRAPPERS
+        if trace.name not in WRAPPERS and not is_lookup:
+            return trace
     return chain[-1]
 
 
 def _best_row(trace: Traceback, rows: Sequence[Signature]) -> Signature | None:
     assert trace.end is not None
-    best = _most_specific(trace.end.piece.rows, rows)
+    best = _most_specific(trace.end, rows)
     if best is None or best.is_generic:
-        for line in trace.more[:12]:
-            other = _most_specific(line.piece.rows, rows)
+        for line in trace.more[:MESSAGE_LINES_READ]:
+            other = _most_specific(line, rows)
             if other is not None and not other.is_generic and other.role in (Role.PRIMARY, Role.HARDWARE, Role.CASCADE):
                 return other
     return best
 
 
-def _most_specific(matched: Iterable[int], rows: Sequence[Signature]) -> Signature | None:
-    failing = [rows[r] for r in matched if not rows[r].is_structural and rows[r].role not in (Role.NOISE, Role.TEARDOWN)]
+def _most_specific(line: LogLine, rows: Sequence[Signature]) -> Signature | None:
+    failing = [row for row in matching_rows(line, rows) if not row.is_structural and row.role is not Role.NOISE]
     return min(failing, key=lambda r: r.tier, default=None)
+
+
+def matching_rows(line: LogLine, rows: Sequence[Signature]) -> list[Signature]:
+    """Return the rows that match a line; colours inside a message hide it from the scan, so such a line is read again."""
+    if "\x1b" in line.piece.text and not line.piece.rows:
+        return [row for row in rows if row.matches(line.body)]
+    return [rows[r] for r in line.piece.rows]
 
 
 def as_action(name: str) -> Action:

@@ -14,6 +14,8 @@ from attr_actors.core.lines import LogLine
 
 HEADER = re.compile(r"Traceback \(most recent call last\)|\bTraceback \(innermost last\)")
 FRAME = re.compile(r'^[\s|│]*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?')
+BAR = re.compile(r"^\s*[|+](?:[-+]+ \d+ -+|-+)?\s?")
+"""What an exception group draws in front of its members."""
 BOX = re.compile(r"^\s*[│╭╰┃┏┗]")
 EXCEPTION = re.compile(
     r"^(?:[|+ ]*)(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*|[a-z_]\w*(?:error|exception|exit|timeout)|timeout"
@@ -82,6 +84,7 @@ class _Stream:
     link: str = ""
     quiet: int = 0
     ignored: bool = False
+    grouped: bool = False
 
 
 class TracebackReader:
@@ -99,10 +102,12 @@ class TracebackReader:
 
     def _read(self, line: LogLine, stream: _Stream) -> None:
         body = line.body
+        if stream.grouped:
+            body = BAR.sub("", body)
         if HEADER.search(body):
             self._open(line, stream)
         elif stream.open:
-            self._in_traceback(line, stream)
+            self._in_traceback(line, body, stream)
         elif (m := FRAME.match(body)) and stream.last is not None and stream.quiet <= 3:
             # Ray quotes the frames of a remote task without a header of their own.
             self._open(line, stream, link="inner")
@@ -112,7 +117,7 @@ class TracebackReader:
 
     def _open(self, line: LogLine, stream: _Stream, link: str = "") -> None:
         if not link:
-            link = "inner" if INNER.search(line.body) else stream.link
+            link = "inner" if INNER.search(line.body) or stream.grouped else stream.link
         previous = stream.last if link else None
         found = Traceback(line, line.stream, cause=previous if link != "inner" else None, link=link, ignored=stream.ignored)
         if link == "inner" and previous is not None and previous.cause is None and previous is not found:
@@ -121,9 +126,10 @@ class TracebackReader:
         self.inside.add(line.index)
         stream.open.append(found)
         stream.link, stream.ignored, stream.quiet = "", False, 0
+        stream.grouped = stream.grouped or "Exception Group Traceback" in line.body
 
-    def _in_traceback(self, line: LogLine, stream: _Stream) -> None:
-        body, current = line.body, stream.open[-1]
+    def _in_traceback(self, line: LogLine, body: str, stream: _Stream) -> None:
+        current = stream.open[-1]
         if m := FRAME.match(body):
             self._frame(line, current, m)
         elif body[:1] in (" ", "\t", "") or BOX.match(body) or not body.strip():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -204,20 +202,6 @@ def test_a_link_in_logs_dir_that_leaves_the_root_is_no_log_file(split: Split, tm
     split.post()
     assert file_of(split.get()) == "model_1_cycle2.log"
     assert split.error(file="model_1_cycle9.log")[:2] == (404, "not_found")
-
-
-@pytest.fixture
-def as_nobody(tmp_path: Path) -> Iterator[None]:
-    """Read as a user without rights, as the service does in production."""
-    if os.geteuid() != 0:
-        yield
-        return
-    for place in (tmp_path, *tmp_path.parents):
-        if not os.stat(place).st_mode & 0o001:
-            pytest.skip(f"'{place}' is closed to other users, so that this cannot be seen")
-    os.seteuid(65534)
-    yield
-    os.seteuid(0)
 
 
 def poll(condition: Any, timeout_s: float = 5) -> bool:

@@ -21,6 +21,11 @@ Rule = Callable[[Evidence], Verdict | None]
 FIRST_FAILURE_RANK = re.compile(r"^\s*rank\s*: (\d+) \(local_rank: \d+\)")
 SPECIFIC_WITHIN_LINES = 15
 VAGUE_TIER = 8
+AFTERMATH_LINES_MAX = 120
+"""A job whose collective broke prints stacks for a while; after more ordinary lines than this it went on."""
+COMMUNICATION = "communication"
+TELLING_TIER_MAX = 3
+TELLING_WITHIN_LINES = 400
 LATE_HARDWARE_S = 600.0
 ECHO_DONE = "done_said"
 
@@ -182,14 +187,16 @@ def _more_specific(first: Event, candidates: list[Event]) -> Event:
 
 def _first_telling(event: Event, evidence: Evidence) -> LogLine:
     """Return the first line of the event's row shortly before it: libraries log the fact before Python raises it."""
-    if event.row.tier > 3 or event.trace is None:
+    if event.row.tier > TELLING_TIER_MAX:
         return event.line
     for other in evidence.events:
+        distance = event.line.number - other.line.number
         if (
             other.row is event.row
             and other.trace is None
-            and 0 < event.line.number - other.line.number <= 400
+            and 0 < distance <= TELLING_WITHIN_LINES
             and other.line.rank == event.line.rank
+            and _tells(other)
         ):
             return other.line
     return event.line
@@ -231,19 +238,34 @@ def kill_needs_an_explanation(evidence: Evidence) -> Verdict | None:
 
 def collective_failed(evidence: Evidence) -> Verdict | None:
     """Communication errors are the root only where nothing else failed on any rank; then name who did not join."""
-    events = [e for e in evidence.of(Role.CASCADE) if not progress_clears(e, evidence) and not e.warned]
+    events = [e for e in _standing_cascades(evidence) if e.category is Category.NETWORK_NCCL or e.row.family == COMMUNICATION]
     if not events:
         return None
     event = min(events, key=lambda e: (e.row.tier, e.index))
     forensics = nccl.read_forensics(evidence)
     verdict = verdict_of("collective_failed", event, f"Communication failed: {event.row.why}", 0.6)
-    verdict.category = Category.NETWORK_NCCL if event.category is Category.UNKNOWN else event.category
+    if event.category is Category.UNKNOWN:
+        verdict.category = Category.NETWORK_NCCL
     verdict.suspects += forensics.suspects
     if forensics.sentence:
         verdict.sentence = forensics.sentence
     if forensics.is_mismatch:
         verdict.action, verdict.category, verdict.owner = Action.STOP, Category.USER_CODE, "user code"
     return verdict
+
+
+def _standing_cascades(evidence: Evidence) -> list[Event]:
+    found = [e for e in evidence.of(Role.CASCADE) if not progress_clears(e, evidence) and not e.warned]
+    return [e for e in found if ordinary_lines_after(e.line, evidence) < AFTERMATH_LINES_MAX]
+
+
+def helper_process_lost(evidence: Evidence) -> Verdict | None:
+    """A worker, an actor or a child is gone and nothing says why: not the network, and no proof of a lasting fault."""
+    events = _standing_cascades(evidence)
+    if not events:
+        return None
+    event = min(events, key=lambda e: (e.row.tier, e.index))
+    return verdict_of("helper_process_lost", event, f"A process of the job was lost: {event.row.why}", 0.4)
 
 
 def cancelled(evidence: Evidence) -> Verdict | None:
@@ -289,6 +311,7 @@ RULES: tuple[Rule, ...] = (
     scheduler_ended_it,
     kill_needs_an_explanation,
     collective_failed,
+    helper_process_lost,
     cancelled,
     weak_error,
     teardown_only,
