@@ -10,6 +10,7 @@ from typing import Any
 
 import attr_actors
 from attr_actors.cli_ledger import add_parsers as add_ledger_parsers
+from attr_actors.cli_monitor import add_parsers as add_monitor_parsers
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--once", action="store_true", help="stop after the answers")
     demo.set_defaults(run=_demo)
     add_ledger_parsers(commands)
+    add_monitor_parsers(commands)
     return parser
 
 

@@ -244,6 +244,8 @@ class EngineConfig(Value):
     evidence_bytes_max: int = 24_000
     signatures_dir: str = ""
     scan_backend: Literal["auto", "hyperscan", "re2"] = "auto"
+    scan_bytes_max: int = 256 << 30
+    signatures_cache_dir: str = ""
 
 
 class Stats(Value):

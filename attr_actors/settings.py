@@ -65,6 +65,10 @@ class Settings(BaseSettings):
     evidence_bytes_max: int = Field(24_000, ge=2_000, description="Evidence kept per answer, bytes (about 8k tokens).")
     scan_backend: Literal["auto", "hyperscan", "re2"] = Field("auto", description="Pattern matcher; auto: hyperscan where it can be had.")
     signatures_dir: str = Field("", description="Directory with an operator's own signature rows.")
+    signatures_cache_dir: str = Field(
+        "", description="Where compiled signatures are cached; empty: attr-actors in the user's cache directory."
+    )
+    scan_bytes_max: int = Field(256 << 30, ge=1, description="Text read of one log, decompressed, bytes; an answer beyond it is partial.")
 
     file_timeout_s: float = Field(10, gt=0, description="Longest wait for the file system in a quick request, s; then 503.")
 
@@ -115,6 +119,7 @@ class Settings(BaseSettings):
 
     # The cluster.
     ray_namespace: str = Field("attr-actors", description="Ray namespace of the actors.")
+    ledger_resource: str = Field("", description="Custom Ray resource of the nodes that may hold the ledger's file; empty: any node.")
     call_timeout_s: float = Field(10, gt=0, description="Longest wait of one actor for another's quick answer, s.")
     replicas_min: int = Field(1, ge=1, description="Fewest ingress replicas.")
     replicas_max: int = Field(2, ge=1, description="Most ingress replicas.")
@@ -154,7 +159,10 @@ class Settings(BaseSettings):
     @property
     def engine(self) -> EngineConfig:
         """Return the engine's part of the settings."""
-        return EngineConfig(**{name: getattr(self, name) for name in EngineConfig.model_fields})
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(Path.home(), ".cache")
+        values = {name: getattr(self, name) for name in EngineConfig.model_fields}
+        values["signatures_cache_dir"] = self.signatures_cache_dir or os.path.join(cache, "attr-actors")
+        return EngineConfig(**values)
 
     @property
     def ledger_file(self) -> str:

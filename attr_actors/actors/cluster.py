@@ -44,6 +44,7 @@ class Spec:
     cls: type
     arguments: Callable[[Settings, dict[str, Any]], tuple[Any, ...]]
     asynchronous: bool = True
+    needs_ledger_file: bool = False
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return Ray's actor options. Calls are idempotent, hence restarts and retries without limit."""
@@ -56,6 +57,8 @@ class Spec:
             "max_restarts": -1,
             "max_task_retries": -1,
         }
+        if self.needs_ledger_file and settings.ledger_resource:
+            options["resources"] = {settings.ledger_resource: 0.001}  # A place to be, not a share of it.
         return options | {"max_concurrency": WAITERS_MAX} if self.asynchronous else options
 
 
@@ -63,7 +66,7 @@ def plan(settings: Settings) -> list[Spec]:
     """Return the actors in start order: each may call only those above it."""
     analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
     return [
-        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False),
+        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False, needs_ledger_file=True),
         *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name)) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
         *[Spec(f"notifier-{sink}", Notifier, lambda s, up, sink=sink: (s, up["ledger"], sink)) for sink in settings.sink_names],  # type: ignore[misc]

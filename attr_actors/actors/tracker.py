@@ -142,7 +142,7 @@ class Tracker:
         async for part in _slices(everybody, SLICE):
             self._perform(Ticked(self._clock(), tuple(part)))
         await self._writer.settle_all()
-        self._counts["polls"] += 1
+        self._counts["polls.made"] += 1
 
     async def stats(self) -> Stats:
         """Return counters of submissions, modes, deferrals, permission errors and cleanup."""

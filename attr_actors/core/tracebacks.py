@@ -14,6 +14,7 @@ from attr_actors.core.lines import LogLine
 
 HEADER = re.compile(r"Traceback \(most recent call last\)|\bTraceback \(innermost last\)")
 FRAME = re.compile(r'^[\s|│]*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?')
+ENTRY = re.compile(r"<module>|<frozen |runpy|_bootstrap|spawn|_wrap\b|multiprocessing|threading|/bin/|<string>|ray/|remote")
 BAR = re.compile(r"^\s*[|+](?:[-+]+ \d+ -+|-+)?\s?")
 """What an exception group draws in front of its members."""
 BOX = re.compile(r"^\s*[│╭╰┃┏┗]")
@@ -32,7 +33,7 @@ INNER = re.compile(
 )
 IGNORED = re.compile(
     r"^Exception ignored (?:in|on)\b|^Error in (?:sys\.excepthook|atexit)|^Exception in thread .*\((?:_monitor"
-    r"|pin_memory)|^--- Logging error ---"
+    r"|pin_memory)|^--- Logging error ---|^(?:Future|Task) exception was never retrieved|^Exception in callback "
 )
 FRAMES_MAX = 200
 MESSAGE_LINES_MAX = 60
@@ -59,6 +60,11 @@ class Traceback:
     def name(self) -> str:
         """Return the exception's class name without its module."""
         return self.type.split("(")[0].rsplit(".", 1)[-1]
+
+    @property
+    def is_uncaught(self) -> bool:
+        """Tell whether the frames begin where a program or a process begins: a caught exception shows only frames below its handler."""
+        return not self.frames or bool(ENTRY.search(f"{self.frames[0][0]} {self.frames[0][1]}"))
 
     @property
     def text(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from attr_actors.core.evidence import Event
+from attr_actors.core.events import Event
 from attr_actors.core.lines import LogLine
 from attr_actors.models import Action, Category, Suspect
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from attr_actors.core.evidence import Event, Evidence
+from attr_actors.core.events import Event
+from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
 from attr_actors.core.progress import made_progress_after
 from attr_actors.core.signatures.library import Role

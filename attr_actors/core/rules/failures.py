@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable
 
 from attr_actors.core import nccl
-from attr_actors.core.evidence import Event, Evidence, as_action
+from attr_actors.core.events import Event, as_action
+from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
 from attr_actors.core.progress import nan_until_the_end
 from attr_actors.core.rules.clearing import ordinary_lines_after, progress_clears, run_went_on
@@ -21,6 +22,10 @@ Rule = Callable[[Evidence], Verdict | None]
 FIRST_FAILURE_RANK = re.compile(r"^\s*rank\s*: (\d+) \(local_rank: \d+\)")
 SPECIFIC_WITHIN_LINES = 15
 VAGUE_TIER = 8
+KILL = "bare_killed"
+FAILED_EXIT = frozenset({"launch_return", "elastic_summary", "srun_exit"})
+STEPS_AFTER_DONE_MAX = 3
+SHELL = frozenset({"command_missing", "script_missing"})
 AFTERMATH_LINES_MAX = 120
 """A job whose collective broke prints stacks for a while; after more ordinary lines than this it went on."""
 COMMUNICATION = "communication"
@@ -77,10 +82,14 @@ def success_ends_it(evidence: Evidence) -> Verdict | None:
         after = event.index > done.index
         if after and not _is_teardown_noise(event):
             return None
-        if weak and not after and event.trace is not None and not run_went_on(event, evidence):
+        if weak and not after and event.uncaught and not run_went_on(event, evidence):
             return None  # A shell script says "done" also after its program died.
-    if any(e.index > done.index for e in evidence.of(Role.SCHEDULER)):
+    if weak and any(e.row.id in FAILED_EXIT and not progress_clears(e, evidence) for e in evidence.of(Role.TEARDOWN)):
         return None
+    if any(e.index > done.index for e in evidence.events if e.role is Role.SCHEDULER or e.row.id == KILL):
+        return None
+    if sum(s.line.index > done.index for s in evidence.steps) > STEPS_AFTER_DONE_MAX:
+        return None  # Only a part of the run was finished.
     return Verdict(
         "success_ends_it", Action.CONTINUE, Category.NONE, "none", "The run finished.", [done], None, None, [], 0.9 if strong else 0.7
     )
@@ -131,14 +140,21 @@ def _scheduler_fact(evidence: Evidence, rule: str, names: set[str], sentence: st
 
 def primaries(evidence: Evidence) -> list[Event]:
     """Return the firm events that can be a root, in the file's order."""
-    return [e for e in evidence.of(Role.PRIMARY, Role.CONFIRMATION, Role.GENERIC) if e.firm and not e.warned and e.row.id != "bare_killed"]
+    return [e for e in evidence.of(Role.PRIMARY, Role.CONFIRMATION, Role.GENERIC) if e.firm and not e.warned and e.row.id != KILL]
 
 
 def standing_primaries(evidence: Evidence) -> list[Event]:
     """Return the primaries that the run did not get over; where it got over all, the last burst still counts."""
     unrecovered = [e for e in primaries(evidence) if not progress_clears(e, evidence)]
-    fatal = _known_before_vague([e for e in unrecovered if not run_went_on(e, evidence)])
+    fatal = _known_before_vague(_program_before_shell([e for e in unrecovered if not run_went_on(e, evidence)]))
     return fatal or [e for e in unrecovered if e.trace is not None and not evidence.dones]
+
+
+def _program_before_shell(events: list[Event]) -> list[Event]:
+    """A shell goes on after a command that it did not find; what a program raised later is what ended the run."""
+    if any(e.trace is not None for e in events):
+        return [e for e in events if e.row.id not in SHELL]
+    return events
 
 
 def _known_before_vague(events: list[Event]) -> list[Event]:
@@ -225,7 +241,7 @@ def loss_is_no_number(evidence: Evidence) -> Verdict | None:
 
 def kill_needs_an_explanation(evidence: Evidence) -> Verdict | None:
     """SIGKILL says nothing of why: the memory killer is likely, but only a memory fact proves it."""
-    kills = [e for e in evidence.events if e.row.id == "bare_killed" and not progress_clears(e, evidence)]
+    kills = [e for e in evidence.events if e.row.id == KILL and not progress_clears(e, evidence)]
     if not kills:
         return None
     return verdict_of(
