@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +34,21 @@ class Running:
         return str(path)
 
 
+class _Door(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready(self.servers[0].sockets[0].getsockname()[1])
+
+
 class _Server(threading.Thread):
     def __init__(self, settings: Settings) -> None:
         super().__init__(name="api")
         self._settings = settings
-        self._server: uvicorn.Server | None = None
+        self._door: _Door | None = None
         self.ready = threading.Event()
         self.port = 0
 
@@ -47,19 +58,17 @@ class _Server(threading.Thread):
     async def _serve(self) -> None:
         actors = LocalActors(self._settings)
         service = AttributionService(self._settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers)
-        config = uvicorn.Config(build_api(self._settings, service), port=0, log_level="critical", lifespan="on", ws="none")
-        self._server = uvicorn.Server(config)
-        serving = asyncio.create_task(self._server.serve())
-        while not self._server.started:  # uvicorn has no event for it.
-            await asyncio.sleep(0.01)
-        self.port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.ready.set()
-        await serving
+        self._door = _Door(uvicorn.Config(build_api(self._settings, service), port=0, log_level="critical", ws="none"), self._opened)
+        await self._door.serve()
         await actors.stop()
 
+    def _opened(self, port: int) -> None:
+        self.port = port
+        self.ready.set()
+
     def stop(self) -> None:
-        assert self._server
-        self._server.should_exit = True
+        assert self._door
+        self._door.should_exit = True
         self.join()
 
 
