@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from attribution_twin import AttributionTwin
+from tests.attribution_twin import AttributionTwin
 
 from attr_actors.adapters.attribution_client import TRIES, AttributionClient
 from attr_actors.errors import BadReply, NotFound, RequestError, Unavailable

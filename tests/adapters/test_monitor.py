@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from attribution_twin import AttributionTwin
+from tests.attribution_twin import AttributionTwin
 
 from attr_actors.adapters.attribution_client import AttributionClient
 from attr_actors.adapters.slurm_commands import SlurmCommands
