@@ -9,7 +9,7 @@ from functools import cached_property
 
 from attr_actors.core.events import Event, line_event, traceback_event
 from attr_actors.core.lines import LogLine
-from attr_actors.core.progress import Step, parse_step
+from attr_actors.core.progress import Step
 from attr_actors.core.signatures.library import Role, Signature
 from attr_actors.core.tracebacks import Traceback, TracebackReader
 
@@ -19,6 +19,9 @@ AFTERMATH = re.compile(
     r"|^frame #|^#\d+|leaked|semaphore|\bepilog|\bsacct\b|^real\s|^user\s|^sys\s|^(?:Mon|Tue|Wed|Thu|Fri|Sat"
     r"|Sun) |[Ee]xit|[Kk]ill|[Tt]erminat|[Ss]hut(?:ting)? ?down|[Cc]lean"
 )
+
+
+ORDINARY_MAX = 500
 
 
 @dataclass(eq=False)
@@ -48,15 +51,17 @@ class Evidence:
 
     def _count_ordinary(self, stream: str) -> list[int]:
         """Return for each place how many ordinary lines follow it, in one stream or, for an unlabelled one, in all."""
-        counts = [0] * (self.last - self.first)
-        total = 0
-        for place in range(self.last - self.first - 1, 0, -1):
-            line, before = self.lines[self.first + place], self.lines[self.first + place - 1]
-            if (not stream or line.stream == stream) and line.number not in self._failing and not AFTERMATH.search(line.body):
-                total += 1
-            if not stream:
-                total += max(0, line.number - before.number - 1)
-            counts[place - 1] = total
+        counts = [ORDINARY_MAX] * (self.last - self.first)
+        counts[-1:] = [0]
+        total, gaps = 0, not stream
+        for place in range(self.last - 1, self.first, -1):
+            line, before = self.lines[place], self.lines[place - 1]
+            is_own = not stream or line.stream == stream
+            total += is_own and line.number not in self._failing and not AFTERMATH.search(line.body)
+            total += max(0, line.number - before.number - 1) if gaps else 0
+            if total >= ORDINARY_MAX:
+                break  # No rule asks for more.
+            counts[place - 1 - self.first] = total
         return counts
 
     @cached_property
@@ -94,7 +99,7 @@ def _read_line(line: LogLine, rows: Sequence[Signature], found: Evidence) -> Non
     matched = [rows[r] for r in line.piece.rows]
     roles = {row.role for row in matched}
     if Role.ITERATION in roles:
-        found.steps.append(parse_step(line))
+        found.steps.append(Step(line))
     if Role.CHECKPOINT in roles:
         found.saves.append(line)
     if Role.DONE in roles:
