@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from attr_actors.core.events import Event, line_event, traceback_event
 from attr_actors.core.lines import LogLine
-from attr_actors.core.progress import Step
+from attr_actors.core.progress import Step, made_progress_after
 from attr_actors.core.signatures.library import Role, Signature
 from attr_actors.core.tracebacks import Traceback, TracebackReader
 
@@ -38,10 +39,19 @@ class Evidence:
     dones: list[LogLine]
     tracebacks: list[Traceback]
     _ordinary: dict[str, list[int]] = field(default_factory=dict)
+    _progress: dict[tuple[int, str], bool] = field(default_factory=dict)
 
     def of(self, *roles: Role) -> list[Event]:
         """Return the events of some roles, in the file's order."""
         return [e for e in self.events if e.role in roles]
+
+    def made_progress_after(self, event: Event) -> bool:
+        """Tell whether new steps were completed behind an event; the same between two steps, so asked once for each gap."""
+        gap = bisect_right(self.steps, event.index, key=lambda s: s.line.index)
+        key = (gap, event.line.stream)
+        if key not in self._progress:
+            self._progress[key] = made_progress_after(self.steps, gap, event.line.stream)
+        return self._progress[key]
 
     def ordinary_after(self, stream: str, index: int) -> int:
         """Count the lines behind a place that are neither failure nor farewell; lines that were not kept are ordinary."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -76,12 +75,11 @@ class Step:
         return not self.is_finite or LOSS.search(self.line.body) is not None
 
 
-def made_progress_after(steps: Sequence[Step], index: int, stream: str, new_steps: int = 2) -> bool:
-    """Tell whether at least ``new_steps`` new finite steps were completed after a line, in its stream where it has one.
+def made_progress_after(steps: Sequence[Step], place: int, stream: str, new_steps: int = 2) -> bool:
+    """Tell whether at least ``new_steps`` of the steps from ``place`` on are new and finite, in a stream where one is named.
 
     A redrawn bar or a buffered print repeats a counter that was there shortly before; it is not counted.
     """
-    place = bisect_right(steps, index, key=lambda s: s.line.index)
     later = [s for s in steps[place : place + LATER_STEPS] if not (stream and s.line.stream and s.line.stream != stream) and s.is_finite]
     if len(later) < new_steps:
         return False
