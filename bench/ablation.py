@@ -52,6 +52,7 @@ PREFERENCES = (
     Preference(clearing, "progress_clears", lambda event, evidence: False),
     Preference(clearing, "run_went_on", lambda event, evidence: False),
     Preference(selection, "was_left_behind", lambda event, evidence: False),
+    Preference(selection, "survived_before", lambda events, evidence: events),
     Preference(selection, "program_before_shell", lambda events: events),
     Preference(selection, "known_before_vague", lambda events: events),
     Preference(first_error, "more_specific", lambda first, candidates: first),

@@ -38,7 +38,7 @@ class Evidence:
     saves: list[LogLine]
     dones: list[LogLine]
     tracebacks: list[Traceback]
-    _ordinary: dict[str, list[int]] = field(default_factory=dict)
+    _ordinary: dict[str, tuple[Sequence[int], list[int]]] = field(default_factory=dict)
     _progress: dict[tuple[int, str], bool] = field(default_factory=dict)
 
     def of(self, *roles: Role) -> list[Event]:
@@ -54,25 +54,41 @@ class Evidence:
         return self._progress[key]
 
     def ordinary_after(self, stream: str, index: int) -> int:
-        """Count the lines behind a place that are neither failure nor farewell; lines that were not kept are ordinary."""
-        if stream not in self._ordinary:
-            self._ordinary[stream] = self._count_ordinary(stream)
-        return self._ordinary[stream][index - self.first]
+        """Count the lines behind a place that are neither failure nor farewell, up to a limit.
 
-    def _count_ordinary(self, stream: str) -> list[int]:
-        """Return for each place how many ordinary lines follow it, in one stream or, for an unlabelled one, in all."""
-        counts = [ORDINARY_MAX] * (self.last - self.first)
+        In a labelled stream its own lines count; without a label all do, and lines that were not kept are ordinary.
+        """
+        if stream not in self._ordinary:
+            own = self._places.get(stream, []) if stream else range(self.first, self.last)
+            self._ordinary[stream] = self._count_ordinary(own, not stream)
+                self._places.get(stream, []) if stream else range(self.first, self.last), not stream
+            )
+        places, counts = self._ordinary[stream]
+        place = bisect_right(places, index) - 1
+        return counts[place] if place >= 0 else 0
+
+    def _count_ordinary(self, places: Sequence[int], gaps: bool) -> tuple[Sequence[int], list[int]]:
+        """Return the places and, for each, how many ordinary lines follow it."""
+        counts = [ORDINARY_MAX] * len(places)
         counts[-1:] = [0]
-        total, gaps = 0, not stream
-        for place in range(self.last - 1, self.first, -1):
-            line, before = self.lines[place], self.lines[place - 1]
-            is_own = not stream or line.stream == stream
-            total += is_own and line.number not in self._failing and not AFTERMATH.search(line.body)
+        total = 0
+        for i in range(len(places) - 1, 0, -1):
+            line, before = self.lines[places[i]], self.lines[places[i - 1]]
+            total += line.number not in self._failing and not AFTERMATH.search(line.body)
             total += max(0, line.number - before.number - 1) if gaps else 0
             if total >= ORDINARY_MAX:
                 break  # No rule asks for more.
-            counts[place - 1 - self.first] = total
-        return counts
+            counts[i - 1] = total
+        return places, counts
+
+    @cached_property
+    def _places(self) -> dict[str, list[int]]:
+        """Return the places of each labelled stream's lines."""
+        found: dict[str, list[int]] = {}
+        for line in self.lines[self.first : self.last]:
+            if line.stream:
+                found.setdefault(line.stream, []).append(line.index)
+        return found
 
     @cached_property
     def _failing(self) -> frozenset[int]:
