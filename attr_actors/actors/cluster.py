@@ -21,10 +21,12 @@ from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorE
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
+from attr_actors.adapters.llm_keys import key_source
 from attr_actors.errors import AttrError, Overloaded, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
@@ -44,6 +46,7 @@ class Spec:
     cls: type
     arguments: Callable[[Settings, dict[str, Any]], tuple[Any, ...]]
     asynchronous: bool = True
+    needs_ledger_file: bool = False
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return Ray's actor options. Calls are idempotent, hence restarts and retries without limit."""
@@ -52,10 +55,12 @@ class Spec:
             "namespace": settings.ray_namespace,
             "lifetime": "detached",
             "get_if_exists": True,
-            "num_cpus": 0,  # The plan must fit a node that is full of other people's work.
+            "num_cpus": settings.process_cpus,  # 0 by default: the plan must fit a node that is full of other people's work.
             "max_restarts": -1,
             "max_task_retries": -1,
         }
+        if self.needs_ledger_file and settings.ledger_resource:
+            options |= {"num_cpus": 0, "resources": {settings.ledger_resource: 0.001}}  # A place to be, not a share of it.
         return options | {"max_concurrency": WAITERS_MAX} if self.asynchronous else options
 
 
@@ -63,8 +68,9 @@ def plan(settings: Settings) -> list[Spec]:
     """Return the actors in start order: each may call only those above it."""
     analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
     return [
-        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False),
-        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name)) for name in analyzers],  # type: ignore[misc]
+        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False, needs_ledger_file=True),
+        Spec("model-gate", ModelGate, lambda s, up: (s, up["ledger"], key_source(s))),
+        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name, up["model-gate"])) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
         *[Spec(f"notifier-{sink}", Notifier, lambda s, up, sink=sink: (s, up["ledger"], sink)) for sink in settings.sink_names],  # type: ignore[misc]
     ]
@@ -128,6 +134,7 @@ class Actors:
     tracker: TrackerHandle
     analyzers: tuple[AnalyzerHandle, ...]
     notifiers: tuple[NotifierHandle, ...]
+    gate: ModelGateHandle
 
 
 def handles(settings: Settings) -> dict[str, Any]:
@@ -141,7 +148,39 @@ def find_actors(settings: Settings) -> Actors:
     analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
     notifiers = tuple(found[f"notifier-{sink}"] for sink in settings.sink_names)
     return Actors(
-        found["ledger"], found["tracker"], cast(tuple[AnalyzerHandle, ...], analyzers), cast(tuple[NotifierHandle, ...], notifiers)
+        found["ledger"],
+        found["tracker"],
+        cast(tuple[AnalyzerHandle, ...], analyzers),
+        cast(tuple[NotifierHandle, ...], notifiers),
+        found["model-gate"],
+    )
+
+
+def connect(address: str, settings: Settings) -> None:
+    """Join the Ray cluster at ``address``, unless this process has joined one. Raises Unavailable."""
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address, namespace=settings.ray_namespace, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as exc:
+        raise Unavailable(f"no Ray cluster answers at '{address}': {exc}") from None
+
+
+def join_actors(settings: Settings) -> Actors | None:
+    """Return handles of the actors that run, whatever their settings; None where there is no service on the cluster.
+
+    What runs counts, not our settings: a path must reach the analyzer that its other askers reach.
+    """
+    names = {a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == settings.ray_namespace}
+    analyzers = sum(name.startswith("analyzer-") for name in names)
+    if not analyzers or not {"ledger", "tracker"} <= names:
+        return None
+    found: Any = {name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in names}
+    return Actors(
+        found["ledger"],
+        found["tracker"],
+        tuple(found[f"analyzer-{i}"] for i in range(analyzers)),
+        tuple(found[name] for name in sorted(names) if name.startswith("notifier-")),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from attr_actors import __version__
 from attr_actors.adapters.ledger_db import LedgerDb
 from attr_actors.adapters.ledger_upkeep import finish_import
-from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats
+from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats, StoredReply
 from attr_actors.settings import Settings
 
 
@@ -34,8 +34,8 @@ class Ledger:
     def lookup(self, path: str) -> Analysis | None:
         """Return the newest stored analysis of a path; the caller judges validity."""
         found = self._db.lookup(path)
-        self._counts["persistence.lookups"] += 1
-        self._counts["persistence.hits"] += found is not None
+        self._counts["lookups"] += 1
+        self._counts["hits"] += found is not None
         return found
 
     def record(self, recordings: tuple[Recording, ...]) -> None:
@@ -45,7 +45,7 @@ class Ledger:
         swept = self._db.sweep(now, settings.entry_age_max_s, settings.cache_grace_period_seconds, settings.outbox_keep_max_s)
         self._counts.update(swept)
         self._db.record(recordings, settings.sink_names, now)
-        self._counts["persistence.recorded"] += len(recordings)
+        self._counts["recorded"] += len(recordings)
 
     def begin_attempt(self, snapshot: Snapshot, engine: str) -> int:
         """Count an analysis before it starts; return how many started, this one included, since the last was recorded."""
@@ -66,12 +66,25 @@ class Ledger:
     def settle(self, outcomes: tuple[Outcome, ...]) -> None:
         """Remove what is done, postpone what is to be tried again, park the rest."""
         self._db.settle(outcomes, self._clock())
-        self._counts.update(f"outbox.settled_{outcome.state}" for outcome in outcomes)
+        self._counts.update(f"settled_{outcome.state}" for outcome in outcomes)
+
+    def find_reply(self, key: str) -> StoredReply | None:
+        """Return the model's reply to exactly this question, if it was asked before."""
+        return self._db.find_reply(key)
+
+    def save_reply(self, reply: StoredReply) -> None:
+        """Keep a model's reply."""
+        self._db.save_reply(reply)
+
+    def tokens_since(self, at: float) -> int:
+        """Return the tokens of the replies stored since an instant."""
+        return self._db.tokens_since(at)
 
     def stats(self) -> Stats:
         """Return rows, outbox depth and age per sink, and what this process did."""
         counts = self._db.counts(self._settings.sink_names, self._clock())
-        return Stats(counts={**counts, **{name: float(number) for name, number in self._counts.items()}})
+        counts |= {name: float(number) for name, number in self._counts.items()}
+        return Stats(counts={name if "." in name else f"persistence.{name}": number for name, number in counts.items()})
 
     def health(self) -> Health:
         """Return version, settings fingerprint, and what an operator must mend."""

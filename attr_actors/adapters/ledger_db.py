@@ -9,9 +9,10 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 
 from attr_actors.adapters import ledger_outbox as outbox
+from attr_actors.adapters import ledger_replies as replies
 from attr_actors.adapters.ledger_file import LedgerFile
 from attr_actors.core.entries import content_of, entries_of
-from attr_actors.models import Action, Analysis, Delivery, Entry, Outcome, Recording, Requester, Snapshot
+from attr_actors.models import Action, Analysis, Delivery, Entry, Outcome, Recording, Requester, Snapshot, StoredReply
 
 SWEEP_EVERY_S = 10.0
 """Eviction rides on recording: no clock of its own, and a write every so often pays for it."""
@@ -115,6 +116,21 @@ class LedgerDb:
         with self.file.writing() as tx:
             outbox.settle(tx, outcomes, now)
 
+    def find_reply(self, key: str) -> StoredReply | None:
+        """Return the model's reply to a question."""
+        with self.file.reading() as connection:
+            return replies.find(connection, key)
+
+    def save_reply(self, reply: StoredReply) -> None:
+        """Keep a model's reply."""
+        with self.file.writing() as tx:
+            replies.save(tx, reply)
+
+    def tokens_since(self, at: float) -> int:
+        """Return the tokens of the replies stored since an instant."""
+        with self.file.reading() as connection:
+            return replies.tokens_since(connection, at)
+
     def counts(self, sinks: tuple[str, ...], now: float) -> dict[str, float]:
         """Return rows per table, bytes on disk, and the outbox per sink."""
         with self.file.reading() as connection:
@@ -136,6 +152,7 @@ class LedgerDb:
                 "cleanup.cache_superseded": tx.execute(EVICT.format(condition="NOT a.newest", limit=SWEEP_ROWS), (now - grace_s,)).rowcount,
             }
             tx.execute("DELETE FROM receipts WHERE received_at < ?", (now - keep_max_s,))
+            replies.sweep(tx, now - age_max_s)
             tx.execute("DELETE FROM attempts WHERE started_at < ?", (now - age_max_s,))
         if max(swept.values()) >= SWEEP_ROWS:
             self._swept_at = 0.0

@@ -67,6 +67,8 @@ CREATE TABLE attempts (
     started_at REAL NOT NULL,
     PRIMARY KEY (path, size, mtime_ns, engine)
 ) WITHOUT ROWID;
+CREATE TABLE replies (key TEXT PRIMARY KEY, body TEXT NOT NULL, tokens INTEGER NOT NULL, stored_at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX replies_by_time ON replies (stored_at);
 CREATE TABLE jobs (path TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
