@@ -101,6 +101,9 @@ class AnalyzerHandle(Protocol):
     async def start(self, request: AnalyzeRequest) -> None:
         """Start (or join) the flight and return at once."""
 
+    async def follow(self, path: str) -> None:
+        """Read on in a log that is being written, so that its analysis costs only the tail; returns at once, records nothing."""
+
     async def peek(self, path: str) -> Peek:
         """Return what is known without starting work."""
 

@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     terminated_age_max_s: float = Field(3600, gt=0, description="A terminated job is forgotten after this, s.")
     job_age_max_s: float = Field(180 * 86400, gt=0, description="Any job older than this is forgotten, s.")
     pending_bytes: int = Field(4096, ge=1, description="A log with a job_id and fewer bytes is pending: too early to tell its layout.")
+    followed_max: int = Field(64, ge=0, description="Growing logs that one analyzer follows for progressive jobs (about 0.5 MB each).")
     marker_head_bytes: int = Field(2**20, ge=4096, description="A log without START PATHS in its first bytes has none and is not read on.")
     logs_dir_files_max: int = Field(1000, ge=1, description="Log files kept per splitlog job, the last ones in order.")
     tracker_threads: int = Field(8, ge=1, description="Logs that the tracker looks at in parallel; shared file systems wait.")
@@ -142,6 +143,11 @@ class Settings(BaseSettings):
     # The cluster.
     ray_namespace: str = Field("attr-actors", description="Ray namespace of the actors.")
     ledger_resource: str = Field("", description="Custom Ray resource of the nodes that may hold the ledger's file; empty: any node.")
+    process_cpus: float = Field(
+        0,
+        ge=0,
+        description="CPUs that each actor and replica reserves; above 0 keeps them off a head without CPUs, and autoscalers add nodes.",
+    )
     call_timeout_s: float = Field(10, gt=0, description="Longest wait of one actor for another's quick answer, s.")
     replicas_min: int = Field(1, ge=1, description="Fewest ingress replicas.")
     replicas_max: int = Field(2, ge=1, description="Most ingress replicas.")

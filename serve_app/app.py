@@ -36,7 +36,7 @@ class Ingress:
 def build_app(args: Settings) -> Application:
     """Return the application; in a Serve config ``args:`` win over the environment, and that over the defaults."""
     return Ingress.options(  # type: ignore[attr-defined, no-any-return]
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": args.process_cpus},
         max_ongoing_requests=1000,
         graceful_shutdown_timeout_s=20,
         health_check_period_s=5,

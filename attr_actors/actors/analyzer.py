@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import attr_actors
+from attr_actors.actors.followed_logs import FollowedLogs
 from attr_actors.actors.isolation import analyze_isolated
 from attr_actors.actors.second_opinion import open_second_opinion
 from attr_actors.actors.single_flight import SingleFlight
 from attr_actors.core import predecessor
 from attr_actors.core.engine import Engine
+from attr_actors.core.following import Following
 from attr_actors.core.paths import LogPath, admit, check_readable, stat_log
 from attr_actors.core.validity import in_grace, is_valid
 from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, NotFound, Overloaded, Unavailable
@@ -44,6 +46,7 @@ class Analyzer:
         self._opinion = open_second_opinion(settings, gate, ledger, self._engine.rows) if gate else None
         self._opinions: SingleFlight[Analysis] = SingleFlight(settings.flights_max)
         self._threads = ThreadPoolExecutor(settings.scan_threads, thread_name_prefix="scan")
+        self._followed = FollowedLogs(self._read_on, settings.followed_max)
         self._counts: Counter[str] = Counter()
         self._started_at = time.time()
 
@@ -54,6 +57,11 @@ class Analyzer:
     async def start(self, request: AnalyzeRequest) -> None:
         """Start the analysis of a path and return at once."""
         self._flights.start(request.path, lambda: self._answer(request))
+
+    async def follow(self, path: str) -> None:
+        """Read on in a log that is being written and return at once. Records nothing; lost with the process, which costs only time."""
+        if path not in self._flights:
+            self._followed.read_on(path)
 
     async def peek(self, path: str) -> Peek:
         """Return the state of a path without starting work."""
@@ -149,8 +157,10 @@ class Analyzer:
             raise AnalysisFailed(f"'{path}' ended its reader {ATTEMPTS_MAX} times; it is tried again when the file changes")
         started = time.monotonic()
         try:
+            followed = await self._followed.take(path)
+            self._counts["follow.used"] += followed is not None
             if attempts == 1:
-                analysis = await self._in_thread(lambda: self._engine.analyze(log))
+                analysis = await self._in_thread(lambda: self._engine.analyze(log, followed=followed))
             else:  # The process of the last attempt died, perhaps of this log: read it where nothing else can be hurt.
                 analysis = await analyze_isolated(log, self._settings.engine, self._settings.compute_timeout)
         finally:
@@ -158,6 +168,11 @@ class Analyzer:
         self._counts["compute.completed"] += 1
         self._counts["compute.bytes"] += analysis.log_bytes
         return analysis
+
+    async def _read_on(self, path: str, followed: Following | None) -> Following:
+        log = await self._in_thread(lambda: admit(path, self._settings.allowed_root))
+        self._counts["follow.reads"] += 1
+        return await self._in_thread(lambda: self._engine.follow(log, followed))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:

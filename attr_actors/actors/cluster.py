@@ -55,12 +55,12 @@ class Spec:
             "namespace": settings.ray_namespace,
             "lifetime": "detached",
             "get_if_exists": True,
-            "num_cpus": 0,  # The plan must fit a node that is full of other people's work.
+            "num_cpus": settings.process_cpus,  # 0 by default: the plan must fit a node that is full of other people's work.
             "max_restarts": -1,
             "max_task_retries": -1,
         }
         if self.needs_ledger_file and settings.ledger_resource:
-            options["resources"] = {settings.ledger_resource: 0.001}  # A place to be, not a share of it.
+            options |= {"num_cpus": 0, "resources": {settings.ledger_resource: 0.001}}  # A place to be, not a share of it.
         return options | {"max_concurrency": WAITERS_MAX} if self.asynchronous else options
 
 
@@ -153,6 +153,34 @@ def find_actors(settings: Settings) -> Actors:
         cast(tuple[AnalyzerHandle, ...], analyzers),
         cast(tuple[NotifierHandle, ...], notifiers),
         found["model-gate"],
+    )
+
+
+def connect(address: str, settings: Settings) -> None:
+    """Join the Ray cluster at ``address``, unless this process has joined one. Raises Unavailable."""
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address, namespace=settings.ray_namespace, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as exc:
+        raise Unavailable(f"no Ray cluster answers at '{address}': {exc}") from None
+
+
+def join_actors(settings: Settings) -> Actors | None:
+    """Return handles of the actors that run, whatever their settings; None where there is no service on the cluster.
+
+    What runs counts, not our settings: a path must reach the analyzer that its other askers reach.
+    """
+    names = {a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == settings.ray_namespace}
+    analyzers = sum(name.startswith("analyzer-") for name in names)
+    if not analyzers or not {"ledger", "tracker"} <= names:
+        return None
+    found: Any = {name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in names}
+    return Actors(
+        found["ledger"],
+        found["tracker"],
+        tuple(found[f"analyzer-{i}"] for i in range(analyzers)),
+        tuple(found[name] for name in sorted(names) if name.startswith("notifier-")),
     )
 
 

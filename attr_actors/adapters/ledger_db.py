@@ -19,6 +19,7 @@ SWEEP_EVERY_S = 10.0
 SWEEP_ROWS = 500
 """Most analyses evicted at a time, so that a record never waits long for it."""
 
+NOBODY = Requester().model_dump_json()
 TABLES = ("analyses", "entries", "jobs", "attempts")
 
 LOOKUP = """
@@ -144,7 +145,7 @@ class LedgerDb:
         self._swept_at = now
         with self.file.writing() as tx:
             swept = {
-                "outbox.dropped": tx.execute("DELETE FROM outbox WHERE created_at < ?", (now - keep_max_s,)).rowcount,
+                "outbox.dropped": outbox.drop_older(tx, now - keep_max_s, SWEEP_ROWS),
                 "cleanup.cache_expired": tx.execute(
                     EVICT.format(condition="a.mtime_ns < ?", limit=SWEEP_ROWS), (int((now - age_max_s) * 1e9), now - grace_s)
                 ).rowcount,
@@ -175,7 +176,7 @@ class LedgerDb:
             # A refresh that nobody asked for by name keeps the names of the one that did.
             " ON CONFLICT DO UPDATE SET newest = 1, recorded_at = excluded.recorded_at, header = excluded.header,"
             " requester = CASE excluded.requester WHEN ? THEN requester ELSE excluded.requester END RETURNING id, requester",
-            (*key, now, header, recording.requester.model_dump_json(), Requester().model_dump_json()),
+            (*key, now, header, recording.requester.model_dump_json(), NOBODY),
         ).fetchone()
         known = Requester.model_validate_json(requester)
         for entry in entries_of(recording.model_copy(update={"requester": known})):
