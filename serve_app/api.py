@@ -63,10 +63,12 @@ def _add_log_routes(api: FastAPI, service: AttributionService) -> None:
         wl_restart: Annotated[int | None, Query(ge=0, description="Workload cycle, from 0; all cycles without it.")] = None,
         wait: Annotated[bool, Query(description="false never starts work and returns what is known.")] = True,
         timeout_s: Annotated[float | None, Query(gt=0, description="Longest wait, s; at most COMPUTE_TIMEOUT.")] = None,
+        file: Annotated[str | None, Query(description="Splitlog: the base name of one log file; the last one without it.")] = None,
+        all_files: Annotated[bool, Query(description="Splitlog: every complete file, under ``files``.")] = False,
     ) -> Response:
         """Tell why the job died."""
         service.requests["result"] += 1
-        return _json(await service.result(ResultQuery(log_path, wl_restart, wait, timeout_s)))
+        return _json(await service.result(ResultQuery(log_path, wl_restart, wait, timeout_s, file, all_files)))
 
     @api.get("/print", response_class=PlainTextResponse, responses=error_docs(400, 403, 404, 429))
     async def preview(log_path: LogPathParam) -> Response:

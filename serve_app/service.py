@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from attr_actors.core.paths import LogPath, admit, check_readable, open_log
-from attr_actors.core.splitlog import job_id_from_path
-from attr_actors.errors import AttrError, BusyError, EmptyFile, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle, pick
+from attr_actors.core.splitlog import cycle_id_from_path, job_id_from_path, select_files
+from attr_actors.errors import AnalysisFailed, AttrError, BusyError, EmptyFile, RequestError, Unavailable
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle, pick
 from attr_actors.models import Analysis, AnalyzeRequest, Health, JobMode, JobView, Peek, Requester, Submission
 from attr_actors.settings import Settings
 from serve_app.bodies import (
@@ -28,12 +28,16 @@ from serve_app.bodies import (
     SubmitBody,
     SubmitReply,
 )
-from serve_app.replies import completed_reply, timeout_reply, unfinished_reply
+from serve_app.replies import completed_reply, error_reply, splitlog_reply, timeout_reply, unfinished_reply
 
 T = TypeVar("T")
+AnyHandle = LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle | ModelGateHandle
 
 PREVIEW_BYTES = 4096
 """What GET /print shows, as the predecessor did."""
+
+FILES_AT_A_TIME = 16
+"""Log files of one ``all_files`` request that are asked for together, so that one client cannot fill the queues."""
 
 HEALTH_AGE_MAX_S = 1.0
 """Health is asked of the actors at most this often per replica: load balancers probe more often than it changes."""
@@ -47,6 +51,8 @@ class ResultQuery:
     wl_restart: int | None = None
     wait: bool = True
     timeout_s: float | None = None
+    file: str | None = None
+    all_files: bool = False
 
 
 class AttributionService:
@@ -59,11 +65,13 @@ class AttributionService:
         tracker: TrackerHandle,
         analyzers: tuple[AnalyzerHandle, ...],
         notifiers: tuple[NotifierHandle, ...] = (),
+        gate: ModelGateHandle | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._tracker = tracker
         self._analyzers = analyzers
+        self._gate = gate
         self._notifiers = notifiers
         self._files = ThreadPoolExecutor(16, thread_name_prefix="files")
         self._health: tuple[float, HealthReply] | None = None
@@ -86,7 +94,40 @@ class AttributionService:
     async def result(self, query: ResultQuery) -> ResultReply:
         """Answer why a job died (GET /logs)."""
         log = await self._file(lambda: admit(query.log_path, self._settings.allowed_root))
-        job = await self._tracker.find(log.path)
+        job = await self._job(log.path, query)
+        if job is None or job.mode is not JobMode.SPLITLOG:
+            select_files((log.path,), True, query.file, False)
+            return await self._answer(log, job, query)
+        logs = [LogPath(path, log.root) for path in select_files(job.log_files, job.terminated, query.file, query.all_files)]
+        if not query.all_files:
+            return splitlog_reply(await self._answer(logs[-1], job, query), job, logs[-1].path)
+        replies = await self._answers(logs, job, query)
+        return replies[-1].model_copy(update={"files": replies})
+
+    async def _job(self, path: str, query: ResultQuery) -> JobView | None:
+        """Return the job with its present files. The first GET that waits for the job's end ends it."""
+        job = await self._tracker.find(path)
+        if job is None or (job.mode is JobMode.SINGLE and job.terminated):
+            return job
+        final = query.wait and query.file is None
+        return await (self._tracker.finish(path) if final else self._tracker.refresh(path))
+
+    async def _answers(self, logs: list[LogPath], job: JobView, query: ResultQuery) -> list[ResultReply]:
+        """Answer for several files of a job. The last one counts: only its error is the request's error."""
+        lanes = asyncio.Semaphore(FILES_AT_A_TIME)
+
+        async def answer(log: LogPath) -> ResultReply:
+            async with lanes:
+                try:
+                    return splitlog_reply(await self._answer(log, job, query), job, log.path)
+                except (RequestError, AnalysisFailed) as exc:
+                    if log is logs[-1]:
+                        raise
+                    return splitlog_reply(error_reply(exc), job, log.path)
+
+        return list(await asyncio.gather(*(answer(log) for log in logs)))
+
+    async def _answer(self, log: LogPath, job: JobView | None, query: ResultQuery) -> ResultReply:
         if not query.wait:
             return await self._known(log, query)
         analysis = await self._analysis(AnalyzeRequest(path=log.path, requester=requester(log.path, job)), query.timeout_s)
@@ -121,9 +162,9 @@ class AttributionService:
 
     async def counters(self) -> dict[str, float]:
         """Return the summed counters of all actors by dotted name (the source of GET /stats)."""
-        parts = (self._ledger.stats(), self._tracker.stats(), *(a.stats() for a in self._analyzers), *(n.stats() for n in self._notifiers))
+        handles: list[AnyHandle] = [self._ledger, self._tracker, *self._analyzers, *self._notifiers, *([self._gate] if self._gate else [])]
         total: Counter[str] = Counter()
-        for stats in await asyncio.gather(*parts):
+        for stats in await asyncio.gather(*(handle.stats() for handle in handles)):
             total.update(stats.counts)
         return dict(total) | self._processes(await self._ask_actors())
 
@@ -149,12 +190,10 @@ class AttributionService:
         return HealthReply(status="degraded" if issues else "ok", issues=issues)
 
     async def _ask_actors(self) -> list[Health]:
-        named: list[tuple[str, LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle]] = [
-            ("ledger", self._ledger),
-            ("tracker", self._tracker),
-        ]
+        named: list[tuple[str, AnyHandle]] = [("ledger", self._ledger), ("tracker", self._tracker)]
         named += [(f"analyzer-{i}", a) for i, a in enumerate(self._analyzers)]
         named += [(f"notifier-{sink}", n) for sink, n in zip(self._settings.sink_names, self._notifiers, strict=False)]
+        named += [("model-gate", self._gate)] if self._gate else []
         return await asyncio.gather(*(_health_of(name, handle) for name, handle in named))
 
     async def _known(self, log: LogPath, query: ResultQuery) -> ResultReply:
@@ -195,12 +234,13 @@ class AttributionService:
 
 def requester(path: str, job: JobView | None) -> Requester:
     """Name for whom a log is analysed: its job, else what the path tells."""
-    if job:
-        return Requester(user=job.user, job_id=job.job_id or job_id_from_path(path), cycle_id=job.cycle_id)
-    return Requester(job_id=job_id_from_path(path))
+    if job is None:
+        return Requester(job_id=job_id_from_path(path), cycle_id=cycle_id_from_path(path))
+    cycle_id = job.cycle_id if path == job.path else cycle_id_from_path(path)
+    return Requester(user=job.user, job_id=job.job_id or job_id_from_path(path), cycle_id=cycle_id)
 
 
-async def _health_of(name: str, handle: LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle) -> Health:
+async def _health_of(name: str, handle: AnyHandle) -> Health:
     try:
         return await handle.health()
     except BusyError as exc:

@@ -21,10 +21,12 @@ from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorE
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
+from attr_actors.adapters.llm_keys import key_source
 from attr_actors.errors import AttrError, Overloaded, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
@@ -67,7 +69,8 @@ def plan(settings: Settings) -> list[Spec]:
     analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
     return [
         Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False, needs_ledger_file=True),
-        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name)) for name in analyzers],  # type: ignore[misc]
+        Spec("model-gate", ModelGate, lambda s, up: (s, up["ledger"], key_source(s))),
+        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name, up["model-gate"])) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
         *[Spec(f"notifier-{sink}", Notifier, lambda s, up, sink=sink: (s, up["ledger"], sink)) for sink in settings.sink_names],  # type: ignore[misc]
     ]
@@ -131,6 +134,7 @@ class Actors:
     tracker: TrackerHandle
     analyzers: tuple[AnalyzerHandle, ...]
     notifiers: tuple[NotifierHandle, ...]
+    gate: ModelGateHandle
 
 
 def handles(settings: Settings) -> dict[str, Any]:
@@ -144,7 +148,11 @@ def find_actors(settings: Settings) -> Actors:
     analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
     notifiers = tuple(found[f"notifier-{sink}"] for sink in settings.sink_names)
     return Actors(
-        found["ledger"], found["tracker"], cast(tuple[AnalyzerHandle, ...], analyzers), cast(tuple[NotifierHandle, ...], notifiers)
+        found["ledger"],
+        found["tracker"],
+        cast(tuple[AnalyzerHandle, ...], analyzers),
+        cast(tuple[NotifierHandle, ...], notifiers),
+        found["model-gate"],
     )
 
 

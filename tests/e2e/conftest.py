@@ -56,7 +56,7 @@ def start_service(place: Path, **environment: str) -> Service:
     root = place / "logs"
     root.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    env = os.environ | {
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "NVRX_ATTRSVC_ALLOWED_ROOT": str(root),
         "NVRX_ATTRSVC_CACHE_FILE": str(place / "ledger.db"),
         "NVRX_ATTRSVC_PORT": str(port),
