@@ -12,8 +12,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from ray_nodes import RayNodes, free_port
-from test_serve_configs import load, ready, result_id, until, write
+
+from tests.e2e.test_serve_configs import load, ready, result_id, until, write
+from tests.ray_nodes import RayNodes, free_port
 
 REPO = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.timeout(300)
