@@ -199,13 +199,32 @@ def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
 def _open(spec: Spec, settings: Settings, up: dict[str, Any], deadline: float) -> None:
     wanted = (attr_actors.__version__, settings.fingerprint())
     while time.monotonic() < deadline:
-        actor: ActorHandle[Any] = cast(Any, ray.remote(spec.cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up))
+        actor = _create(spec, settings, up)
         health = _ask_health(actor, deadline)
         if health and (health.version, health.fingerprint) == wanted:
             return
         if health:  # Another version or other settings: make room for ours.
             ray.kill(actor, no_restart=True)
     raise Unavailable(f"the {spec.name} did not start; see the Ray logs of actor '{spec.name}'", 5.0)
+
+
+def _create(spec: Spec, settings: Settings, up: dict[str, Any]) -> ActorHandle[Any]:
+    """Return the actor of that name, made now if there is none."""
+    return cast(ActorHandle[Any], cast(Any, ray.remote(spec.cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up)))
+
+
+def mend_actors(settings: Settings) -> None:
+    """Make anew the actors that are gone for good, and touch no other.
+
+    Ray restarts an actor whose process died, but not one whose constructor failed: a ledger that restarts while the
+    frozen writer before it still has the lock is such a case. Blocks briefly.
+    """
+    up = handles(settings)
+    for spec in plan(settings):
+        try:
+            ray.get_actor(spec.name, settings.ray_namespace)
+        except ValueError:
+            _create(spec, settings, up)
 
 
 def _ask_health(actor: ActorHandle[Any], deadline: float) -> Health | None:
