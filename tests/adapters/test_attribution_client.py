@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.attribution_twin import AttributionTwin
 
 from attr_actors.adapters.attribution_client import TRIES, AttributionClient
 from attr_actors.errors import BadReply, NotFound, RequestError, Unavailable
+from tests.attribution_twin import AttributionTwin
 
 
 @pytest.fixture

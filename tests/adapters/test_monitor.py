@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.attribution_twin import AttributionTwin
 
 from attr_actors.adapters.attribution_client import AttributionClient
 from attr_actors.adapters.slurm_commands import SlurmCommands
@@ -22,6 +21,7 @@ from attr_actors.errors import AttrError, BadSettings, SlurmError
 from attr_actors.monitor import Monitor, sole_owner
 from attr_actors.monitor_settings import MonitorSettings
 from attr_actors.monitor_status import health, status_endpoint
+from tests.attribution_twin import AttributionTwin
 
 NOW = 1_790_000_000.0
 
