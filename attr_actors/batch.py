@@ -261,7 +261,9 @@ class LocalWorkers:
         return await answer_logs(job, logs, analyse)
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(self._number, get_context("forkserver"))
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["attr_actors.batch_work"])  # Imported once, for all processes.
+        return ProcessPoolExecutor(self._number, context)
 
 
 class RayWorkers:

@@ -27,7 +27,7 @@ class Ingress:
         logging.getLogger("attr_actors").setLevel(settings.log_level_name)
         self._settings = settings
         actors = await asyncio.to_thread(open_actors, settings)
-        self._service = AttributionService(settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers)
+        self._service = AttributionService(settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers, actors.gate)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._settings, self._service)
@@ -36,7 +36,7 @@ class Ingress:
 def build_app(args: Settings) -> Application:
     """Return the application; in a Serve config ``args:`` win over the environment, and that over the defaults."""
     return Ingress.options(  # type: ignore[attr-defined, no-any-return]
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": args.process_cpus},
         max_ongoing_requests=1000,
         graceful_shutdown_timeout_s=20,
         health_check_period_s=5,

@@ -14,7 +14,7 @@ from typing import TypeVar
 from attr_actors.core.paths import LogPath, admit, check_readable, open_log
 from attr_actors.core.splitlog import cycle_id_from_path, job_id_from_path, select_files
 from attr_actors.errors import AnalysisFailed, AttrError, BusyError, EmptyFile, RequestError, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle, pick
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle, pick
 from attr_actors.models import Analysis, AnalyzeRequest, Health, JobMode, JobView, Peek, Requester, Submission
 from attr_actors.settings import Settings
 from serve_app.bodies import (
@@ -31,6 +31,7 @@ from serve_app.bodies import (
 from serve_app.replies import completed_reply, error_reply, splitlog_reply, timeout_reply, unfinished_reply
 
 T = TypeVar("T")
+AnyHandle = LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle | ModelGateHandle
 
 PREVIEW_BYTES = 4096
 """What GET /print shows, as the predecessor did."""
@@ -64,11 +65,13 @@ class AttributionService:
         tracker: TrackerHandle,
         analyzers: tuple[AnalyzerHandle, ...],
         notifiers: tuple[NotifierHandle, ...] = (),
+        gate: ModelGateHandle | None = None,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._tracker = tracker
         self._analyzers = analyzers
+        self._gate = gate
         self._notifiers = notifiers
         self._files = ThreadPoolExecutor(16, thread_name_prefix="files")
         self._health: tuple[float, HealthReply] | None = None
@@ -159,9 +162,9 @@ class AttributionService:
 
     async def counters(self) -> dict[str, float]:
         """Return the summed counters of all actors by dotted name (the source of GET /stats)."""
-        parts = (self._ledger.stats(), self._tracker.stats(), *(a.stats() for a in self._analyzers), *(n.stats() for n in self._notifiers))
+        handles: list[AnyHandle] = [self._ledger, self._tracker, *self._analyzers, *self._notifiers, *([self._gate] if self._gate else [])]
         total: Counter[str] = Counter()
-        for stats in await asyncio.gather(*parts):
+        for stats in await asyncio.gather(*(handle.stats() for handle in handles)):
             total.update(stats.counts)
         return dict(total) | self._processes(await self._ask_actors())
 
@@ -187,12 +190,10 @@ class AttributionService:
         return HealthReply(status="degraded" if issues else "ok", issues=issues)
 
     async def _ask_actors(self) -> list[Health]:
-        named: list[tuple[str, LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle]] = [
-            ("ledger", self._ledger),
-            ("tracker", self._tracker),
-        ]
+        named: list[tuple[str, AnyHandle]] = [("ledger", self._ledger), ("tracker", self._tracker)]
         named += [(f"analyzer-{i}", a) for i, a in enumerate(self._analyzers)]
         named += [(f"notifier-{sink}", n) for sink, n in zip(self._settings.sink_names, self._notifiers, strict=False)]
+        named += [("model-gate", self._gate)] if self._gate else []
         return await asyncio.gather(*(_health_of(name, handle) for name, handle in named))
 
     async def _known(self, log: LogPath, query: ResultQuery) -> ResultReply:
@@ -239,7 +240,7 @@ def requester(path: str, job: JobView | None) -> Requester:
     return Requester(user=job.user, job_id=job.job_id or job_id_from_path(path), cycle_id=cycle_id)
 
 
-async def _health_of(name: str, handle: LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle) -> Health:
+async def _health_of(name: str, handle: AnyHandle) -> Health:
     try:
         return await handle.health()
     except BusyError as exc:

@@ -68,8 +68,7 @@ async def abandon(tracker: Tracker) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    tracker._doors.shutdown()
-    tracker._rounds.shutdown()
+    tracker._looks.close()
 
 
 def paths_block(logs_dir: Path) -> str:

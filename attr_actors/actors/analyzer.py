@@ -11,14 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import attr_actors
+from attr_actors.actors.followed_logs import FollowedLogs
 from attr_actors.actors.isolation import analyze_isolated
+from attr_actors.actors.second_opinion import open_second_opinion
 from attr_actors.actors.single_flight import SingleFlight
 from attr_actors.core import predecessor
 from attr_actors.core.engine import Engine
+from attr_actors.core.following import Following
 from attr_actors.core.paths import LogPath, admit, check_readable, stat_log
 from attr_actors.core.validity import in_grace, is_valid
-from attr_actors.errors import AnalysisFailed, EmptyFile, NotFound, Unavailable
-from attr_actors.handles import LedgerHandle
+from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, NotFound, Overloaded, Unavailable
+from attr_actors.handles import LedgerHandle, ModelGateHandle
 from attr_actors.models import Analysis, AnalyzeRequest, Flight, Health, Peek, Recording, Snapshot, Stats
 from attr_actors.settings import Settings
 
@@ -34,13 +37,16 @@ class Analyzer:
     All state is a cache of the ledger's; a killed analyzer loses only work in progress, which its callers ask for again.
     """
 
-    def __init__(self, settings: Settings, ledger: LedgerHandle, name: str = "analyzer-0") -> None:
+    def __init__(self, settings: Settings, ledger: LedgerHandle, name: str = "analyzer-0", gate: ModelGateHandle | None = None) -> None:
         self._settings = settings
         self._ledger = ledger
         self._name = name
         self._engine = Engine(settings.engine)
         self._flights: SingleFlight[Analysis] = SingleFlight(settings.flights_max)
+        self._opinion = open_second_opinion(settings, gate, ledger, self._engine.rows) if gate else None
+        self._opinions: SingleFlight[Analysis] = SingleFlight(settings.flights_max)
         self._threads = ThreadPoolExecutor(settings.scan_threads, thread_name_prefix="scan")
+        self._followed = FollowedLogs(self._read_on, settings.followed_max)
         self._counts: Counter[str] = Counter()
         self._started_at = time.time()
 
@@ -51,6 +57,11 @@ class Analyzer:
     async def start(self, request: AnalyzeRequest) -> None:
         """Start the analysis of a path and return at once."""
         self._flights.start(request.path, lambda: self._answer(request))
+
+    async def follow(self, path: str) -> None:
+        """Read on in a log that is being written and return at once. Records nothing; lost with the process, which costs only time."""
+        if path not in self._flights:
+            self._followed.read_on(path)
 
     async def peek(self, path: str) -> Peek:
         """Return the state of a path without starting work."""
@@ -69,6 +80,8 @@ class Analyzer:
         """Return the counters since this process started."""
         counts = dict(self._counts)
         counts |= {"flights.now": len(self._flights), "flights.started": self._flights.started, "flights.joined": self._flights.joined}
+        if self._opinion:
+            counts |= self._opinion.counts | {"llm.flights": len(self._opinions)}
         return Stats(counts=counts)
 
     async def health(self) -> Health:
@@ -85,11 +98,43 @@ class Analyzer:
         stored = await self._ledger.lookup(request.path)
         if stored and await self._still_holds(stored):
             self._counts["cache.hits"] += 1
+            if stored.degraded:
+                self._start_opinion(stored, request)
             return stored
         self._counts["cache.misses"] += 1
         analysis = await self._scan(request.path)
+        if self._opinion and self._opinion.wanted(analysis):
+            analysis = self._opinion.announce(analysis)
         await self._ledger.record((Recording(analysis=analysis, requester=request.requester),))
-        return analysis
+        if not self._start_opinion(analysis, request) or not self._settings.llm_wait_s:
+            return analysis
+        try:
+            async with asyncio.timeout(self._settings.llm_wait_s):
+                return await self._opinions.join(request.path, lambda: self._consider(analysis, request))
+        except (TimeoutError, AttrError):
+            return analysis
+
+    def _start_opinion(self, analysis: Analysis, request: AnalyzeRequest) -> bool:
+        """Let the model look at an answer that is already durable, so that nobody waits; tell whether it does."""
+        if self._opinion is None or not self._opinion.wanted(analysis):
+            return False
+        try:
+            self._opinions.start(request.path, lambda: self._consider(analysis, request))
+        except Overloaded:  # The answer stays degraded; the next request for it tries again.
+            self._counts["llm.overloaded"] += 1
+            return False
+        return True
+
+    async def _consider(self, analysis: Analysis, request: AnalyzeRequest) -> Analysis:
+        assert self._opinion is not None
+        log = await self._in_thread(lambda: admit(request.path, self._settings.allowed_root))
+        found = await self._opinion.consider(analysis, log, request.requester)
+        stored = await self._ledger.lookup(request.path)
+        if stored is None or stored.snapshot != analysis.snapshot or stored.engine != analysis.engine:
+            return found  # The log was analysed anew meanwhile: this opinion is about what it was.
+        if found.cycles != stored.cycles:
+            await self._ledger.record((Recording(analysis=found, requester=request.requester),))
+        return found
 
     async def _still_holds(self, stored: Analysis) -> bool:
         """Judge a stored answer by the ledger's rule: inside the grace period without a stat, afterwards by size and mtime."""
@@ -112,8 +157,10 @@ class Analyzer:
             raise AnalysisFailed(f"'{path}' ended its reader {ATTEMPTS_MAX} times; it is tried again when the file changes")
         started = time.monotonic()
         try:
+            followed = await self._followed.take(path)
+            self._counts["follow.used"] += followed is not None
             if attempts == 1:
-                analysis = await self._in_thread(lambda: self._engine.analyze(log))
+                analysis = await self._in_thread(lambda: self._engine.analyze(log, followed=followed))
             else:  # The process of the last attempt died, perhaps of this log: read it where nothing else can be hurt.
                 analysis = await analyze_isolated(log, self._settings.engine, self._settings.compute_timeout)
         finally:
@@ -121,6 +168,11 @@ class Analyzer:
         self._counts["compute.completed"] += 1
         self._counts["compute.bytes"] += analysis.log_bytes
         return analysis
+
+    async def _read_on(self, path: str, followed: Following | None) -> Following:
+        log = await self._in_thread(lambda: admit(path, self._settings.allowed_root))
+        self._counts["follow.reads"] += 1
+        return await self._in_thread(lambda: self._engine.follow(log, followed))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:

@@ -22,10 +22,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
+from attr_actors.adapters.llm_keys import key_source
 from attr_actors.errors import AttrError, LedgerFault, Overloaded, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
@@ -54,12 +56,12 @@ class Spec:
             "namespace": settings.ray_namespace,
             "lifetime": "detached",
             "get_if_exists": True,
-            "num_cpus": 0,  # The plan must fit a node that is full of other people's work.
+            "num_cpus": settings.process_cpus,  # 0 by default: the plan must fit a node that is full of other people's work.
             "max_restarts": -1,
             "max_task_retries": -1,
         }
         if self.needs_ledger_file and settings.ledger_resource:
-            options["resources"] = {settings.ledger_resource: 0.001}  # A place to be, not a share of it.
+            options |= {"num_cpus": 0, "resources": {settings.ledger_resource: 0.001}}  # A place to be, not a share of it.
         return options | {"max_concurrency": WAITERS_MAX} if self.asynchronous else options
 
 
@@ -68,7 +70,8 @@ def plan(settings: Settings) -> list[Spec]:
     analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
     return [
         Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False, needs_ledger_file=True),
-        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name)) for name in analyzers],  # type: ignore[misc]
+        Spec("model-gate", ModelGate, lambda s, up: (s, up["ledger"], key_source(s))),
+        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name, up["model-gate"])) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
         *[Spec(f"notifier-{sink}", Notifier, lambda s, up, sink=sink: (s, up["ledger"], sink)) for sink in settings.sink_names],  # type: ignore[misc]
     ]
@@ -132,6 +135,7 @@ class Actors:
     tracker: TrackerHandle
     analyzers: tuple[AnalyzerHandle, ...]
     notifiers: tuple[NotifierHandle, ...]
+    gate: ModelGateHandle
 
 
 def handles(settings: Settings) -> dict[str, Any]:
@@ -145,7 +149,11 @@ def find_actors(settings: Settings) -> Actors:
     analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
     notifiers = tuple(found[f"notifier-{sink}"] for sink in settings.sink_names)
     return Actors(
-        found["ledger"], found["tracker"], cast(tuple[AnalyzerHandle, ...], analyzers), cast(tuple[NotifierHandle, ...], notifiers)
+        found["ledger"],
+        found["tracker"],
+        cast(tuple[AnalyzerHandle, ...], analyzers),
+        cast(tuple[NotifierHandle, ...], notifiers),
+        found["model-gate"],
     )
 
 
@@ -168,12 +176,13 @@ def join_actors(settings: Settings) -> Actors | None:
     analyzers = sum(name.startswith("analyzer-") for name in names)
     if not analyzers or not {"ledger", "tracker"} <= names:
         return None
-    found: Any = {name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in names}
+    found: Any = {name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in names | {"model-gate"}}
     return Actors(
         found["ledger"],
         found["tracker"],
         tuple(found[f"analyzer-{i}"] for i in range(analyzers)),
         tuple(found[name] for name in sorted(names) if name.startswith("notifier-")),
+        found["model-gate"],
     )
 
 

@@ -10,8 +10,10 @@ from typing import Any, cast
 
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
+from attr_actors.adapters.llm_keys import key_source
 from attr_actors.handles import AnalyzerHandle, LedgerHandle
 from attr_actors.settings import Settings
 
@@ -43,8 +45,9 @@ class LocalActors:
         self._ledger = Ledger(settings)
         self._mailbox = Mailbox(self._ledger)
         self.ledger = cast(LedgerHandle, self._mailbox)
+        self.gate = ModelGate(settings, self.ledger, key_source(settings))
         self.analyzers: tuple[AnalyzerHandle, ...] = tuple(
-            Analyzer(settings, self.ledger, f"analyzer-{i}") for i in range(settings.analyzers)
+            Analyzer(settings, self.ledger, f"analyzer-{i}", self.gate) for i in range(settings.analyzers)
         )
         self.tracker = Tracker(settings, self.ledger, self.analyzers)
         self.notifiers = tuple(Notifier(settings, self.ledger, sink) for sink in settings.sink_names)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from attr_actors import __version__
 from attr_actors.adapters.ledger_db import LedgerDb
 from attr_actors.adapters.ledger_upkeep import finish_import
-from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats
+from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats, StoredReply
 from attr_actors.settings import Settings
 
 
@@ -67,6 +67,18 @@ class Ledger:
         """Remove what is done, postpone what is to be tried again, park the rest."""
         self._db.settle(outcomes, self._clock())
         self._counts.update(f"settled_{outcome.state}" for outcome in outcomes)
+
+    def find_reply(self, key: str) -> StoredReply | None:
+        """Return the model's reply to exactly this question, if it was asked before."""
+        return self._db.find_reply(key)
+
+    def save_reply(self, reply: StoredReply) -> None:
+        """Keep a model's reply."""
+        self._db.save_reply(reply)
+
+    def tokens_since(self, at: float) -> int:
+        """Return the tokens of the replies stored since an instant."""
+        return self._db.tokens_since(at)
 
     def stats(self) -> Stats:
         """Return rows, outbox depth and age per sink, and what this process did."""

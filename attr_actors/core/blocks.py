@@ -33,6 +33,8 @@ class Block:
         self.text: bytes | bytearray = self.raw
         self.base = -1
         self.low = self.high = 1
+        self.end = 1
+        """What lies between ``high`` and here was read and is kept for the next block."""
         self.piece_start = self.line_start = 0
         self.line_number = 1
         """Of the line that ``low`` lies in."""
@@ -61,21 +63,24 @@ class Block:
         return self.line_start if begin == 0 else begin + self.base
 
 
-def read_blocks(stream: Stream, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Block]:
-    """Yield the block again and again with new text; the caller must be done with it, and have set ``line_number`` on, before the next."""
-    block = Block(chunk_bytes)
-    end, ended = 1, False
+def read_blocks(stream: Stream, chunk_bytes: int = CHUNK_BYTES, block: Block | None = None, is_whole: bool = True) -> Iterator[Block]:
+    """Yield the block again and again with new text; the caller must be done with it, and have set ``line_number`` on, before the next.
+
+    A log that grows is read in several goes with the same ``block``: the open piece at its end waits until a go says ``is_whole``.
+    """
+    block = block or Block(chunk_bytes)
+    ended = False
     while not ended:
-        filled = end
-        while filled < end + chunk_bytes and (count := stream.readinto(block.view[filled : end + chunk_bytes])):
+        filled = block.end
+        while filled < block.end + chunk_bytes and (count := stream.readinto(block.view[filled : block.end + chunk_bytes])):
             filled += count
-        ended = filled < end + chunk_bytes
-        end = filled
-        block.high = end if ended else _find_cut(block, end)
+        ended = filled < block.end + chunk_bytes
+        block.end = filled
+        block.high = filled if ended and is_whole else _find_cut(block, filled)
         if block.high > block.low:
             block.normalise()
             yield block
-        end = _carry_over(block, end)
+        block.end = _carry_over(block, filled)
 
 
 def _find_cut(block: Block, end: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from attr_actors.core.attempts import split_attempts, split_cycles
 from attr_actors.core.attribute import attribute, decide
 from attr_actors.core.evidence import collect_evidence
+from attr_actors.core.following import Following
 from attr_actors.core.lines import LogLine, read_lines
 from attr_actors.core.paths import LogPath
 from attr_actors.core.scan import scan_log
@@ -33,10 +34,20 @@ class Engine:
         self.rows = self._database.rows
         self.fingerprint = fingerprint(self.rows, self.config)
 
-    def analyze(self, log: LogPath, now: float | None = None) -> Analysis:
-        """Return the analysis of an admitted log. Raises EmptyFile, NotFound, NotReadable, NotRegular, OutsideRoot."""
+    def follow(self, log: LogPath, followed: Following | None = None) -> Following:
+        """Read on in a log that grows, from where ``followed`` ended. Raises like analyze(); an empty log is no error."""
+        followed = followed or Following(self._database, self.config.scan_bytes_max)
+        followed.read_on(log)
+        return followed
+
+    def analyze(self, log: LogPath, now: float | None = None, followed: Following | None = None) -> Analysis:
+        """Return the analysis of an admitted log. Raises EmptyFile, NotFound, NotReadable, NotRegular, OutsideRoot.
+
+        Of a ``followed`` log only the rest is read; the answer is the same. What was followed cannot be used again.
+        """
         started = time.perf_counter()
-        snapshot, scan = scan_log(log, self._database, self.config.scan_bytes_max)
+        done = followed.finish(log) if followed else None
+        snapshot, scan = done or scan_log(log, self._database, self.config.scan_bytes_max)
         cycles = attribute_scan(scan, self.rows, self.config.evidence_bytes_max)
         return Analysis(
             snapshot=snapshot,

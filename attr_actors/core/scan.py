@@ -40,6 +40,11 @@ def scan_source(source: Source, database: Database, chunk_bytes: int = CHUNK_BYT
     stream = source.open()
     for block in read_blocks(stream, chunk_bytes):
         found.take(block)
+    return conclude(found, source, database, stream.note)
+
+
+def conclude(found: Scanning, source: Source, database: Database, note: str | None) -> Scan:
+    """Return the scan of a text that was taken to its end; ``note`` says what was wrong with the file on the way."""
     pieces, change = collect_pieces(found, source, database)
     return Scan(
         pieces=pieces,
@@ -47,5 +52,5 @@ def scan_source(source: Source, database: Database, chunk_bytes: int = CHUNK_BYT
         segments=[segment.value() for segment in found.segments],
         bytes_read=found.bytes_read,
         lines=found.newlines + found.has_open_line,
-        partial=stream.note or source.find_change() or change,
+        partial=note or source.find_change() or change,
     )

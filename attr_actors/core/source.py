@@ -50,8 +50,10 @@ class Source:
         self.encoding = UTF16.get(self._text_head(), "")
         self.is_seekable = not self.compression and not self.encoding
 
-    def open(self) -> Stream:
-        """Return the text from its start, at most ``bytes_max`` bytes of it."""
+    def open(self, start: int = 0) -> Stream:
+        """Return the text, at most ``bytes_max`` bytes of it; of a seekable source from ``start`` on."""
+        if start:
+            return _BoundedStream(_PlainStream(self._fd, self.snapshot.size, start), self._bytes_max, start)
         stream = self._unpacked()
         if self.encoding:
             stream = _Utf16Stream(stream, self.encoding)
@@ -97,10 +99,10 @@ class Source:
 
 
 class _PlainStream:
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, start: int = 0) -> None:
         self._fd = fd
         self._size = size
-        self._position = 0
+        self._position = start
         self.note: str | None = None
 
     def readinto(self, buffer: memoryview) -> int:
@@ -200,9 +202,9 @@ class _Utf16Stream:
 
 
 class _BoundedStream:
-    def __init__(self, stream: Stream, bytes_max: int) -> None:
+    def __init__(self, stream: Stream, bytes_max: int, start: int = 0) -> None:
         self._stream = stream
-        self._left = bytes_max
+        self._left = bytes_max - start
         self._bytes_max = bytes_max
         self._over = False
 

@@ -35,6 +35,13 @@ IGNORED = re.compile(
     r"^Exception ignored (?:in|on)\b|^Error in (?:sys\.excepthook|atexit)|^Exception in thread .*\((?:_monitor"
     r"|pin_memory)|^--- Logging error ---|^(?:Future|Task) exception was never retrieved|^Exception in callback "
 )
+NEW_RECORD = re.compile(
+    r"^\[?\d{4}[-/]\d|^\[?\d\d[:/]\d\d|^[IWEF]\d{4} |^\[[IWEF][ \d]|^(?:srun|slurmstepd|wandb|mpirun|pdsh|bash"
+    r"|sh|sbatch)(?:@\S+)?: |^[A-Z][a-z]{2} [ \d]\d \d\d:"
+    r"|^\[ *\d+\.\d+\] |^\S+\.py:\d+: \w*Warning|\d+%\|"
+)
+"""How lines begin that cannot belong to an exception's message."""
+MESSAGE_OVER = 99
 FRAMES_MAX = 200
 MESSAGE_LINES_MAX = 60
 STRAY_LINES_MAX = 40
@@ -165,7 +172,9 @@ class TracebackReader:
             stream.link = "inner"
             self.inside.add(line.index)
         elif stream.last is not None and len(stream.last.more) < MESSAGE_LINES_MAX and stream.quiet <= 2:
-            if body.strip():
+            if NEW_RECORD.search(body):
+                stream.quiet = MESSAGE_OVER
+            elif body.strip():
                 stream.last.more.append(line)
             else:
                 stream.quiet += 1

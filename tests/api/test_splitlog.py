@@ -172,6 +172,25 @@ def test_terminal_makes_the_answer_ready_without_waiting(split: Split) -> None:
     assert split.get(wait="false")["recommendation"]["action"] == "STOP"
 
 
+def test_of_a_progressive_job_only_the_tail_is_read_at_the_end(api: Api) -> None:
+    steady = " iteration 10/ 1000 | elapsed time per iteration (ms): 510.1 | lm loss: 4.21E+00 |\n" * 20_000
+    path = api.write("m_1_cycle0.log", steady)
+
+    def stats() -> dict[str, Any]:
+        found: dict[str, Any] = api.client.get("/stats").json()
+        return found
+
+    api.client.post("/logs", json={"log_path": path, "analysis_intent": "progressive"})
+    assert poll(lambda: stats()["follow"]["reads"] == 1)
+    assert stats()["compute"].get("completed", 0) == 0
+    assert api.get(path, wait="false")["status"] == "pending"
+    api.write("m_1_cycle0.log", steady + DISK_LOG)
+    api.client.post("/logs", json={"log_path": path, "analysis_intent": "terminal"})
+    assert poll(lambda: api.get(path, wait="false")["status"] == "completed")
+    assert causes(api.get(path)) == ["storage"]
+    assert (stats()["follow"]["used"], stats()["compute"]["completed"]) == (1, 1)
+
+
 def test_a_small_pending_log_of_a_splitlog_job_is_resolved_by_the_final_get(api: Api) -> None:
     split = Split(api)
     api.write("slurm-1.out", f"<< START PATHS >>\nLOGS_DIR={api.root}/logs\n<< END PATHS >>\n")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from attr_actors.core.engine import attribute_scan
-from attr_actors.core.reference_scan import scan_bytes
 from attr_actors.core.signatures.library import Signature, load_signatures
 from tests.core.failure_cases import Case, read_cases
+from tests.core.reference_scan import scan_bytes
 
 
 @pytest.fixture(scope="module")

@@ -7,27 +7,10 @@ from typing import Any
 
 import pytest
 
+from attr_actors.core.job import NEXT_MODE, Job, Layout, LogFile, owed
+from attr_actors.core.job_events import Analyse, Analysed, Effect, Finished, Follow, Forget, Looked, Save, Submitted, Ticked, Warn
 from attr_actors.core.job_rows import parse_job, render_job
-from attr_actors.core.jobs import (
-    NEXT_MODE,
-    Analyse,
-    Analysed,
-    Effect,
-    Finished,
-    Forget,
-    Job,
-    JobBook,
-    Layout,
-    Limits,
-    LogFile,
-    Looked,
-    Save,
-    Submitted,
-    Ticked,
-    Warn,
-    check_invariants,
-    owed,
-)
+from attr_actors.core.jobs import JobBook, Limits, check_invariants
 from attr_actors.core.looking import Bounds, Known, Look, take_look
 from attr_actors.core.markers import Markers
 from attr_actors.core.paths import LogPath
@@ -249,6 +232,26 @@ def test_a_directory_that_may_not_be_read_any_more_is_counted_by_the_clock_and_t
 def test_events_of_a_forgotten_job_do_nothing(book: JobBook) -> None:
     for event in (Looked("/x", look()), Finished("/x", look(), 1.0), Analysed("/x", "x", (1, 1))):
         assert book.apply(event) == ()
+
+
+def follows(effects: tuple[Effect, ...]) -> list[str]:
+    return [e.log for e in effects if isinstance(e, Follow)]
+
+
+def test_the_log_of_a_progressive_job_is_followed_while_it_grows_and_the_job_lives(book: JobBook) -> None:
+    assert follows(post(book, intent=Intent.PROGRESSIVE)) == ["/l/a.log"]
+    assert due(book, 0.0) == ["/l/a.log"]
+    assert follows(book.apply(Looked("/l/a.log", look(2)))) == []
+    assert follows(book.apply(Looked("/l/a.log", look(3, size=6000)))) == ["/l/a.log"]
+    assert follows(post(book, intent=Intent.TERMINAL, seen=look(4, size=7000))) == []
+    assert follows(post(book, intent=Intent.TRACK_ONLY, seen=look(5, size=8000))) == []
+
+
+def test_of_a_progressive_splitlog_job_the_file_that_is_being_written_is_followed(book: JobBook) -> None:
+    files = {"m_7_cycle0.log": 9}
+    assert follows(post(book, job_id="7", intent=Intent.PROGRESSIVE, seen=look(logs_dir="/l/d", files=files))) == ["/l/d/m_7_cycle0.log"]
+    files["m_7_cycle1.log"] = 1
+    assert follows(book.apply(Looked("/l/a.log", look(2, logs_dir="/l/d", files=files)))) == ["/l/d/m_7_cycle1.log"]
 
 
 # Limits and ages.

@@ -13,22 +13,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from attr_actors.core.job import owed
+from attr_actors.core.job_events import Analyse, Analysed, Event, Finished, Forget, Looked, Save, Submitted, Ticked
 from attr_actors.core.job_rows import parse_job, render_job
-from attr_actors.core.jobs import (
-    Analyse,
-    Analysed,
-    Event,
-    Finished,
-    Forget,
-    JobBook,
-    Limits,
-    Looked,
-    Save,
-    Submitted,
-    Ticked,
-    check_invariants,
-    owed,
-)
+from attr_actors.core.jobs import JobBook, Limits, check_invariants
 from attr_actors.core.looking import Bounds, Known, Look, take_look
 from attr_actors.core.paths import LogPath
 from attr_actors.errors import AttrError, JobLimitReached, NotReadable

@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from attribution_twin import AttributionTwin
-from conftest import REPO
+from slurm_cluster import submit, wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
-
-
-@pytest.fixture(scope="module")
-def slurm(shared_dir: Path) -> Iterator[dict[str, str]]:
-    """A private Slurm; the environment that its commands need."""
-    missing = [tool for tool in ("slurmctld", "slurmdbd", "munged", "mariadbd") if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"needs a real Slurm with accounting; not installed: {', '.join(missing)}")
-    place = f"/tmp/slurm-monitor-test-{os.getpid()}"
-    base = 28000 + 4 * (os.getpid() % 500)
-    ports = {name: str(base + i) for i, name in enumerate(("P_CTLD", "P_D", "P_DBD", "P_SQL"))}
-    environment = os.environ | ports | {"SLURM_DIR": place}
-    up = subprocess.run(["bash", shared_dir / "tools/slurm_up.sh"], env=environment, capture_output=True, text=True, timeout=120)
-    if up.returncode != 0:
-        pytest.skip(f"Slurm does not start here: {(up.stdout + up.stderr)[-300:]}")
-    yield environment | {"SLURM_CONF": f"{place}/etc/slurm.conf", "PYTHONPATH": str(REPO)}
-    subprocess.run(["bash", shared_dir / "tools/slurm_up.sh", "down"], env=environment, capture_output=True, timeout=60)
-    shutil.rmtree(place, ignore_errors=True)
 
 
 @pytest.fixture
@@ -42,26 +22,10 @@ def twin() -> Iterator[AttributionTwin]:
     server.close()
 
 
-def submit(environment: dict[str, str], place: Path, *arguments: str) -> str:
-    command = ["sbatch", "--parsable", "--mem=10", f"--chdir={place}", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-
 def look(environment: dict[str, str], twin: AttributionTwin, state: Path) -> tuple[int, str]:
     command = [sys.executable, "-m", "attr_actors.cli", "monitor", "--once", "--state-file", str(state), "--attrsvc-url", twin.url]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout + done.stderr
-
-
-def wait_until(environment: dict[str, str], job: str, accept: Callable[[list[str]], bool], what: str) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        command = ["sacct", "-X", "-n", "-P", "-j", job, "-o", "State"]
-        states = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30).stdout.split()
-        if accept(states):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"job {job} never was {what}: {states}")
 
 
 def ended(states: list[str]) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from attr_actors.core.job import owed
 from attr_actors.core.job_rows import parse_job
-from attr_actors.core.jobs import owed
 from attr_actors.models import Intent, JobMode, JobView, Submission
 from tests.tracker_world import World, abandon, paths_block
 
@@ -98,8 +98,7 @@ class CrashWorld(World):
         for task in [t for t in asyncio.all_tasks() if t not in (current, *self.clients)]:
             task.cancel()
         await asyncio.sleep(0)
-        old._doors.shutdown(wait=False)
-        old._rounds.shutdown(wait=False)
+        old._looks.close()
         self.tracker = self._tracker()
 
     clients: tuple[asyncio.Task[Any], ...] = ()
