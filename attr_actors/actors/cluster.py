@@ -17,6 +17,7 @@ from typing import Any, cast
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
@@ -25,7 +26,7 @@ from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.adapters.llm_keys import key_source
-from attr_actors.errors import AttrError, Overloaded, Unavailable
+from attr_actors.errors import AttrError, LedgerFault, Overloaded, Unavailable
 from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
@@ -175,7 +176,7 @@ def join_actors(settings: Settings) -> Actors | None:
     analyzers = sum(name.startswith("analyzer-") for name in names)
     if not analyzers or not {"ledger", "tracker", "model-gate"} <= names:
         return None
-    found: Any = {name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in names}
+    found: Any = {name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in names | {"model-gate"}}
     return Actors(
         found["ledger"],
         found["tracker"],
@@ -183,6 +184,21 @@ def join_actors(settings: Settings) -> Actors | None:
         tuple(found[name] for name in sorted(names) if name.startswith("notifier-")),
         found["model-gate"],
     )
+
+
+def cluster_cpus() -> int:
+    """Return the number of processors that the cluster offers now."""
+    return int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+
+
+def start_own_ledger(settings: Settings, name: str) -> tuple[LedgerHandle, Callable[[], None]]:
+    """Start a ledger on this node that ends with this program; return its handle and how to end it. Raises LedgerFault."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": name, "namespace": settings.ray_namespace, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    actor: ActorHandle[Any] = cast(Any, ray.remote(Ledger)).options(**options, scheduling_strategy=here).remote(settings)
+    if _ask_health(actor, time.monotonic() + 60) is None:
+        raise LedgerFault(f"the ledger '{settings.ledger_file}' could not be opened; does another process hold it?")
+    return cast(LedgerHandle, RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s)), lambda: ray.kill(actor)
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
