@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import secrets
@@ -91,7 +92,6 @@ def _ray(settings: Settings) -> Iterator[None]:
     prepare_environment()
     import ray
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
     address = os.environ.get("RAY_ADDRESS", "local")
     local: dict[str, Any] = {"include_dashboard": False, "num_cpus": os.cpu_count()} if address == "local" else {}
@@ -109,6 +109,7 @@ def _application(settings: Settings) -> Iterator[None]:
     from attr_actors.actors.cluster import stop_actors
     from serve_app.app import APP_NAME, build_app
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # Serve sets it when it is imported.
     serve.start(http_options={"host": settings.host, "port": settings.port})
     try:
         try:
@@ -120,7 +121,8 @@ def _application(settings: Settings) -> Iterator[None]:
         serve.delete(APP_NAME)
         stop_actors(settings)
         if os.environ.get("RAY_ADDRESS", "local") == "local":
-            serve.shutdown()  # type: ignore[no-untyped-call]  # Ends HAProxy, which would outlive Ray.
+            with contextlib.redirect_stderr(io.StringIO()):  # Ray reports the end of its own controller as an error.
+                serve.shutdown()  # type: ignore[no-untyped-call]  # Ends HAProxy, which would outlive Ray.
 
 
 def _why(app_name: str) -> str:
