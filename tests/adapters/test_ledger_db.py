@@ -300,7 +300,8 @@ def test_file_that_cannot_be_made_is_an_operators_fault(tmp_path: Path) -> None:
 
 def test_ledger_is_for_its_owner_alone(db: LedgerDb, path: str) -> None:
     db.record((recording(),), (), NOW)
-    assert {p.name: oct(p.stat().st_mode & 0o777) for p in Path(path).parent.iterdir()} == dict.fromkeys(("ledger.db", "ledger.db-wal", "ledger.db.lock"), "0o600")
+    modes = {found.name: oct(found.stat().st_mode & 0o777) for found in Path(path).parent.iterdir()}
+    assert modes == dict.fromkeys(("ledger.db", "ledger.db-wal", "ledger.db.lock"), "0o600")
 
 
 @pytest.fixture
