@@ -173,7 +173,7 @@ def join_actors(settings: Settings) -> Actors | None:
     """
     names = {a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == settings.ray_namespace}
     analyzers = sum(name.startswith("analyzer-") for name in names)
-    if not analyzers or not {"ledger", "tracker"} <= names:
+    if not analyzers or not {"ledger", "tracker", "model-gate"} <= names:
         return None
     found: Any = {name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in names}
     return Actors(
@@ -181,6 +181,7 @@ def join_actors(settings: Settings) -> Actors | None:
         found["tracker"],
         tuple(found[f"analyzer-{i}"] for i in range(analyzers)),
         tuple(found[name] for name in sorted(names) if name.startswith("notifier-")),
+        found["model-gate"],
     )
 
 
