@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from attr_actors.errors import BadSettings, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle
 from attr_actors.models import Intent, JobMode
 from attr_actors.settings import Settings
 from serve_app.bodies import HealthReply, InflightReply, JobsReply, ResultReply, SubmitBody, SubmitReply
@@ -202,6 +202,8 @@ class _Actors(Protocol):
     def analyzers(self) -> tuple[AnalyzerHandle, ...]: ...
     @property
     def notifiers(self) -> tuple[NotifierHandle, ...]: ...
+    @property
+    def gate(self) -> ModelGateHandle: ...
 
 
 class _Home:
@@ -240,7 +242,7 @@ class _Home:
 
     async def _start(self, settings: Settings, ray_address: str | None) -> Service:
         actors = await (self._start_here(settings) if ray_address is None else self._join(settings, ray_address))
-        return Service(settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers)
+        return Service(settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers, actors.gate)
 
     async def _start_here(self, settings: Settings) -> _Actors:
         from attr_actors.actors.in_process import LocalActors

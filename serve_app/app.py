@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
-from attr_actors.actors.cluster import open_actors
+from attr_actors.actors.cluster import mend_actors, open_actors
 from attr_actors.settings import Settings
 from serve_app.api import build_api
 from serve_app.service import AttributionService
@@ -28,6 +30,11 @@ class Ingress:
         self._settings = settings
         actors = await asyncio.to_thread(open_actors, settings)
         self._service = AttributionService(settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers, actors.gate)
+
+    async def check_health(self) -> None:
+        """Mend the supervision plan; Serve asks each replica every few seconds. A silent Ray head is no fault of the replica."""
+        with contextlib.suppress(RayError):
+            await asyncio.to_thread(mend_actors, self._settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._settings, self._service)

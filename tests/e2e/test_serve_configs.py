@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from ray_nodes import RayNodes, free_port
+
+from tests.ray_nodes import RayNodes, free_port
 
 REPO = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.timeout(300)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_cluster import submit, wait_until
+
+from tests.slurm_cluster import submit, wait_until
 
 REPO = Path(__file__).resolve().parent.parent.parent
 pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]

@@ -57,7 +57,7 @@ class _Server(threading.Thread):
 
     async def _serve(self) -> None:
         actors = LocalActors(self._settings)
-        service = AttributionService(self._settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers)
+        service = AttributionService(self._settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers, actors.gate)
         self._door = _Door(uvicorn.Config(build_api(self._settings, service), port=0, log_level="critical", ws="none"), self._opened)
         await self._door.serve()
         await actors.stop()
