@@ -162,9 +162,8 @@ async def measure(arguments: argparse.Namespace, place: Path, model: SlowModel, 
     after = await cached_latencies(client, warm, 8)
     stats = (await client.get("/stats")).json()["llm"]
     bound = arguments.calls_max / arguments.model_s
-    print(
-        f"{len(first)} requests for {len(paths)} cold logs answered by the rules in {rules_s:.1f} s, all 200: {all(r.is_success for r in first)}"
-    )
+    good = sum(reply.is_success for reply in first)
+    print(f"{good} of {len(first)} requests for {len(paths)} cold logs were answered with 200, in {rules_s:.1f} s")
     print(f"model calls {model.calls - 1} for {len(paths)} logs, at most {model.under_way_max} at once (bound {arguments.calls_max})")
     print(f"throughput {arguments.logs / took_s:.2f}/s of {bound:.2f}/s = {arguments.logs / took_s / bound:.0%} of the bound")
     quiet = (show("before", before) + show("after", after)) / 2
