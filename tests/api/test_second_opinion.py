@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -270,6 +271,32 @@ def test_many_logs_keep_to_the_bounds_of_the_service_and_of_each_analyzer(open_w
             poll(api, path, has_opinion, within_s=30)
         assert len(server.requests) == 40
         assert 3 <= server.under_way_max <= 5
+
+
+def test_an_opinion_on_a_log_that_changed_meanwhile_never_replaces_the_newer_answer(open_with_model: OpenModel) -> None:
+    changed = threading.Event()
+
+    def script(request: dict[str, Any], n: int) -> Step:
+        if n == 0:
+            assert changed.wait(20)
+            return answer(**GOOD)
+        return answer(**(GOOD | {"citations": [{"line": 11, "quote": "CUDA out of memory. Tried to allocate 2.00 GiB"}]}))
+
+    with serving(script) as server:
+        api = open_with_model(server.url, cache_grace_period_seconds=0, llm_call_timeout_s=30, llm_deadline_s=30)
+        path = api.write("job.log")
+        api.get(path)
+        api.write("job.log", "first\nsecond\n" + OOM_LOG)
+        body: dict[str, Any] = api.get(path)
+        assert body["attribution"]["root_lines"][0]["line_number"] == 11
+        changed.set()
+
+        def current(body: dict[str, Any]) -> bool:
+            assert body["attribution"]["root_lines"][0]["line_number"] == 11
+            return has_opinion(body)
+
+        poll(api, path, current)
+        assert len(server.requests) == 2
 
 
 INJECTIONS = [
