@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -166,6 +167,12 @@ def test_a_serve_config_is_valid_and_its_arguments_are_settings(name: str, confi
     assert set(arguments) <= set(Settings.model_fields)
     settings = Settings.load(**arguments)
     assert settings.replicas_min <= settings.replicas_max
+
+
+def test_serve_can_tell_from_the_builder_that_arguments_are_settings() -> None:
+    from serve_app.app import build_app
+
+    assert inspect.signature(build_app).parameters["args"].annotation is Settings
 
 
 def test_the_cluster_launcher_file_is_valid() -> None:
