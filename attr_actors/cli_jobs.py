@@ -4,63 +4,35 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from argparse import _SubParsersAction
-
-TIMEOUT_S = 30.0
-"""A page of jobs is ready in milliseconds; a service that needs longer is in trouble, and the user should know."""
+from attr_actors.cli_output import EXIT_OK, add_command
+from attr_actors.cli_remote import add_service_options, open_client
 
 
-def add_parsers(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``jobs`` command."""
-    jobs = commands.add_parser("jobs", help="list the jobs that a running service tracks, newest first")
-    jobs.add_argument("--url", default=default_url(), help="where the service listens; default: %(default)s")
+    told = "list the jobs that a running service tracks, newest first"
+    jobs = add_command(commands, "jobs", show_jobs, told, "nvrx-attrsvc jobs --mode pending --limit 5")
     jobs.add_argument("--mode", choices=("pending", "single", "splitlog"), help="only jobs of this mode")
     jobs.add_argument("--limit", type=int, default=20, help="jobs per page, at most 1000; default: %(default)s")
     jobs.add_argument("--offset", type=int, default=0, help="jobs to skip")
-    jobs.add_argument("--json", action="store_true", help="the service's own reply, one JSON object per job and line")
-    jobs.set_defaults(run=show_jobs)
-
-
-def default_url() -> str:
-    """Return the address that the service's own environment variables name."""
-    return f"http://{os.environ.get('NVRX_ATTRSVC_HOST', '127.0.0.1')}:{os.environ.get('NVRX_ATTRSVC_PORT', '8000')}"
+    add_service_options(jobs)
 
 
 def show_jobs(args: argparse.Namespace) -> int:
-    """Print one page of jobs; return the exit code. Raises Unavailable and InvalidParameter."""
-    asked = {"mode": args.mode, "limit": args.limit, "offset": args.offset}
-    page = fetch(f"{args.url.rstrip('/')}/jobs", {k: v for k, v in asked.items() if v is not None})
+    """Print one page of jobs; return the exit code. ``--json`` prints one object per job and line."""
+    from attr_actors.models import JobMode
+
+    with open_client(args) as client:
+        page = client.jobs(JobMode(args.mode) if args.mode else None, args.limit, args.offset).model_dump(mode="json")
     if args.json:
         for job in page["jobs"]:
             print(json.dumps(job))
     else:
         print(render_page(page, args.offset, time.time()))
-    return 0
-
-
-def fetch(url: str, params: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON body of a GET. Raises Unavailable (nobody answers) and InvalidParameter (the service refuses)."""
-    import httpx
-
-    from attr_actors.errors import InvalidParameter, Unavailable
-
-    try:
-        reply = httpx.get(url, params=params, timeout=TIMEOUT_S)
-        body: dict[str, Any] = reply.json()
-    except httpx.HTTPError as exc:
-        raise Unavailable(f"no service answers at {url}: {exc}") from None
-    except ValueError:
-        raise Unavailable(f"{url} answered {reply.status_code} and no JSON; is it this service?") from None
-    if reply.status_code >= 500:
-        raise Unavailable(str(body.get("message", reply.status_code)))
-    if reply.status_code != 200:
-        raise InvalidParameter(str(body.get("message", reply.status_code)))
-    return body
+    return EXIT_OK
 
 
 def render_page(page: dict[str, Any], offset: int, now: float) -> str:

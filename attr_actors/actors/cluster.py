@@ -17,6 +17,7 @@ from typing import Any, cast
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
@@ -25,7 +26,7 @@ from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.adapters.llm_keys import key_source
-from attr_actors.errors import AttrError, Overloaded, Unavailable
+from attr_actors.errors import AttrError, LedgerFault, Overloaded, Unavailable
 from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
@@ -154,6 +155,50 @@ def find_actors(settings: Settings) -> Actors:
         cast(tuple[NotifierHandle, ...], notifiers),
         found["model-gate"],
     )
+
+
+def connect(address: str, settings: Settings) -> None:
+    """Join the Ray cluster at ``address``, unless this process has joined one. Raises Unavailable."""
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address, namespace=settings.ray_namespace, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as exc:
+        raise Unavailable(f"no Ray cluster answers at '{address}': {exc}") from None
+
+
+def join_actors(settings: Settings) -> Actors | None:
+    """Return handles of the actors that run, whatever their settings; None where there is no service on the cluster.
+
+    What runs counts, not our settings: a path must reach the analyzer that its other askers reach.
+    """
+    names = {a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == settings.ray_namespace}
+    analyzers = sum(name.startswith("analyzer-") for name in names)
+    if not analyzers or not {"ledger", "tracker", "model-gate"} <= names:
+        return None
+    found: Any = {name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in names | {"model-gate"}}
+    return Actors(
+        found["ledger"],
+        found["tracker"],
+        tuple(found[f"analyzer-{i}"] for i in range(analyzers)),
+        tuple(found[name] for name in sorted(names) if name.startswith("notifier-")),
+        found["model-gate"],
+    )
+
+
+def cluster_cpus() -> int:
+    """Return the number of processors that the cluster offers now."""
+    return int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+
+
+def start_own_ledger(settings: Settings, name: str) -> tuple[LedgerHandle, Callable[[], None]]:
+    """Start a ledger on this node that ends with this program; return its handle and how to end it. Raises LedgerFault."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": name, "namespace": settings.ray_namespace, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    actor: ActorHandle[Any] = cast(Any, ray.remote(Ledger)).options(**options, scheduling_strategy=here).remote(settings)
+    if _ask_health(actor, time.monotonic() + 60) is None:
+        raise LedgerFault(f"the ledger '{settings.ledger_file}' could not be opened; does another process hold it?")
+    return cast(LedgerHandle, RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s)), lambda: ray.kill(actor)
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:

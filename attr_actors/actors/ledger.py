@@ -27,6 +27,7 @@ class Ledger:
         self._clock = clock
         self._started_at = clock()
         self._counts: Counter[str] = Counter()
+        self._sinks = settings.sink_names
         self._db = LedgerDb(settings.ledger_file, settings.ledger_lock_wait_s)
         imported = finish_import(self._db, settings.allowed_root, clock(), settings.entry_age_max_s)
         self._counts.update({f"persistence.{name}": number for name, number in imported.items()})
@@ -44,7 +45,7 @@ class Ledger:
         # Eviction comes first: on a full disk it makes the room.
         swept = self._db.sweep(now, settings.entry_age_max_s, settings.cache_grace_period_seconds, settings.outbox_keep_max_s)
         self._counts.update(swept)
-        self._db.record(recordings, settings.sink_names, now)
+        self._db.record(recordings, self._sinks, now)
         self._counts["recorded"] += len(recordings)
 
     def begin_attempt(self, snapshot: Snapshot, engine: str) -> int:
@@ -82,7 +83,7 @@ class Ledger:
 
     def stats(self) -> Stats:
         """Return rows, outbox depth and age per sink, and what this process did."""
-        counts = self._db.counts(self._settings.sink_names, self._clock())
+        counts = self._db.counts(self._sinks, self._clock())
         counts |= {name: float(number) for name, number in self._counts.items()}
         return Stats(counts={name if "." in name else f"persistence.{name}": number for name, number in counts.items()})
 

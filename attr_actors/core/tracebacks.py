@@ -168,6 +168,9 @@ class TracebackReader:
             self.inside.add(line.index)
         elif IGNORED.search(body):
             stream.ignored = True
+        elif stream.ignored and EXCEPTION.match(body):
+            self.inside.add(line.index)
+            stream.ignored = False
         elif INNER.search(body):
             stream.link = "inner"
             self.inside.add(line.index)

@@ -12,21 +12,28 @@ from typing import Any, ClassVar
 import pytest
 
 from attr_actors.cli_jobs import add_parsers, render_age, render_page
-from attr_actors.errors import InvalidParameter, Unavailable
+from attr_actors.errors import InvalidParameter, RequestError, Unavailable
 
 JOB = {
     "job_id": "7",
     "log_path": "/l/slurm-7.out",
+    "path": "/l/slurm-7.out",
     "user": "ann",
     "mode": "splitlog",
     "created_at": 1000.0,
     "terminated": True,
+    "sched_restarts": 0,
+    "logs_dir": "/l",
+    "log_files": ["/l/a", "/l/b", "/l/c"],
     "files_count": 3,
     "files_analyzed": 2,
 }
 PAGE = {
     "total_counts": {"pending": 1, "single": 2, "splitlog": 3},
     "jobs": [JOB, {**JOB, "job_id": None, "mode": "single", "user": "b\x1b[31mob"}],
+    "filter": {},
+    "returned": 2,
+    **{mode: {"count": 0, "jobs": []} for mode in ("pending", "single", "splitlog")},
 }
 
 
@@ -88,17 +95,17 @@ def test_the_command_asks_for_the_page_and_prints_json_lines(url: str, capsys: p
 @pytest.mark.parametrize(
     ("answer", "error", "words"),
     [
-        ((503, b'{"message": "the tracker is restarting"}'), Unavailable, "the tracker is restarting"),
-        ((422, b'{"message": "limit is too large"}'), InvalidParameter, "limit is too large"),
-        ((200, b"<html>"), Unavailable, "no JSON"),
+        ((503, b'{"error_code": "unavailable", "message": "the tracker is restarting"}'), Unavailable, "the tracker is restarting"),
+        ((422, b'{"error_code": "validation_error", "message": "limit is too large"}'), InvalidParameter, "limit is too large"),
+        ((200, b"<html>"), RequestError, "does not answer like this service"),
     ],
 )
 def test_what_the_service_says_is_passed_on(url: str, answer: Any, error: type[Exception], words: str) -> None:
-    Canned.answers = [answer]
+    Canned.answers = [answer] * 4  # It is asked again where that may help.
     with pytest.raises(error, match=words):
         run("--url", url)
 
 
 def test_nobody_there_is_said_in_words(url: str) -> None:
-    with pytest.raises(Unavailable, match="no service answers at http"):
+    with pytest.raises(Unavailable, match="did not answer"):
         run("--url", "http://127.0.0.1:9")

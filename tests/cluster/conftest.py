@@ -16,18 +16,19 @@ prepare_environment()  # Ray reads it at import, so it comes before the tests ar
 
 
 @pytest.fixture(scope="session")
-def _ray() -> Iterator[None]:
+def ray_address() -> Iterator[str]:
+    """The address of a Ray cluster of one node, which this process has joined."""
     import ray
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own start leaves files open.
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
+        context = ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield context.address_info["address"]
     ray.shutdown()
 
 
 @pytest.fixture
-def cluster_settings(_ray: None, tmp_path: Path) -> Iterator[Callable[..., Settings]]:
+def cluster_settings(ray_address: str, tmp_path: Path) -> Iterator[Callable[..., Settings]]:
     """Make settings with a namespace and a ledger of their own; the actors that they started end with the test."""
     from attr_actors.actors.cluster import stop_actors
 

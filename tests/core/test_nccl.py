@@ -13,8 +13,8 @@ WORK = (
     "OpType={op}, NumelIn={n}, NumelOut={n}, Timeout(ms)=600000) ran for 600040 milliseconds before timing out.\n"
 )
 STATE = (
-    "[rank{r}]:[E607 10:20:00.2 ProcessGroupNCCL.cpp:1785] [PG ID 0 Rank {r}] failure detected by watchdog at work sequence id: 9 PG status: "
-    "last enqueued work: {e}, last completed work: {c}\n"
+    "[rank{r}]:[E607 10:20:00.2 ProcessGroupNCCL.cpp:1785] [PG ID 0 Rank {r}] failure detected by watchdog at work sequence id: 9 "
+    "PG status: last enqueued work: {e}, last completed work: {c}\n"
 )
 
 

@@ -46,7 +46,8 @@ def _is_echo(line: LogLine, evidence: Evidence) -> bool:
 
 
 def _is_teardown_noise(event: Event) -> bool:
-    return event.warned or (event.trace is not None and event.trace.ignored)
+    """Tell whether an event behind the end is a destructor's: ignored by Python, or an exception of which only the type is known."""
+    return event.warned or (event.is_generic and not event.uncaught)
 
 
 def weak_error(evidence: Evidence) -> Verdict | None:
