@@ -42,7 +42,7 @@ def takes(lock: TextIO) -> bool:
 
 
 def test_a_ledger_that_found_its_lock_taken_is_brought_back_and_the_other_actors_are_left_alone(cluster_settings: Make) -> None:
-    settings = cluster_settings(ledger_lock_wait_s=0.2)
+    settings = cluster_settings(ledger_lock_wait_s=0.2, call_timeout_s=60)
     actors = open_actors(settings)
     tracker_pid = asyncio.run(actors.tracker.health()).pid
     ray.kill(ray.get_actor("ledger", settings.ray_namespace), no_restart=True)
