@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
@@ -40,10 +41,12 @@ def run(*command: str | Path) -> str:
     return done.stdout + done.stderr
 
 
+@functools.cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
     """Render an overlay as `kubectl apply -k` would."""
     kubectl = tool("kubectl")
-    return [d for d in yaml.safe_load_all(run(kubectl, "kustomize", DEPLOY / "kuberay" / overlay)) if d]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [d for d in yaml.load_all(run(kubectl, "kustomize", DEPLOY / "kuberay" / overlay), loader) if d]
 
 
 def by_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
