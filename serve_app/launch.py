@@ -78,6 +78,8 @@ def prepare_environment(nbthread: int = 1) -> None:
         "RAY_SERVE_HAPROXY_RETRIES": "5",
         # The floor of a drain is waited for at every stop; a replica here has nothing that would take its default of 30 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # A busy host, or a program on a shared file system, starts Ray's agents slower than its default allows (about 15 s).
+        "RAY_agent_register_timeout_ms": "60000",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # The value that Ray will default to; unset, it warns.
         "RAY_USAGE_STATS_ENABLED": "0",
     }
