@@ -1,7 +1,7 @@
 """What each actor can be asked, seen from its callers. The picture in words:
 
     serve_app -> tracker, analyzers, ledger      tracker -> ledger, analyzers
-    analyzers -> ledger                          notifiers -> ledger
+    analyzers -> ledger                          notifiers -> ledger (serve_app asks them for stats and health)
 
 A handle is either an in-process twin (tests, ``analyze`` without Ray) or a wrapper over a Ray actor handle made by
 ``actors/cluster.py``; both look like these protocols. Every method is idempotent, has a timeout at the caller, and
@@ -88,6 +88,19 @@ class AnalyzerHandle(Protocol):
 def pick(analyzers: Sequence[AnalyzerHandle], path: str) -> AnalyzerHandle:
     """Return the analyzer of a path. The address is a checksum, because ``hash()`` is salted per process."""
     return analyzers[zlib.crc32(path.encode(errors="surrogateescape")) % len(analyzers)]
+
+
+class NotifierHandle(Protocol):
+    """One sink's carrier. It works by itself; these are questions, and the request to end well."""
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Stop after one last effort within the bound; return whether nothing due is left."""
+
+    async def stats(self) -> Stats:
+        """Return counters of deliveries and failures."""
+
+    async def health(self) -> Health:
+        """Return version, settings fingerprint, and why the sink does not take deliveries."""
 
 
 class TrackerHandle(Protocol):

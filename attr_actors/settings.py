@@ -105,6 +105,7 @@ class Settings(BaseSettings):
     export_sinks: str = Field("", description="Names of own sinks, separated by commas: entry points of the group attr_actors.sinks.")
     sink_timeout_s: float = Field(30, gt=0, description="Longest wait for one reply of a sink, s.")
     outbox_lease_s: float = Field(120, gt=0, description="A delivery not settled in this time is due again, s; above three sink timeouts.")
+    drain_timeout_s: float = Field(5, ge=0, description="Longest last effort of a sink when the service stops, s; the rest waits.")
     outbox_poll_interval_s: float = Field(1, gt=0, description="Time between two looks for due deliveries, s.")
     outbox_backoff_max_s: float = Field(300, gt=0, description="Longest pause between two attempts, s.")
     outbox_attempts_max: int = Field(

@@ -27,7 +27,7 @@ class Ingress:
         logging.getLogger("attr_actors").setLevel(settings.log_level_name)
         self._settings = settings
         actors = await asyncio.to_thread(open_actors, settings)
-        self._service = AttributionService(settings, actors.ledger, actors.tracker, actors.analyzers)
+        self._service = AttributionService(settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_api(self._settings, self._service)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from attr_actors.core.paths import LogPath, admit, check_readable, open_log
 from attr_actors.core.splitlog import job_id_from_path
 from attr_actors.errors import AttrError, BusyError, EmptyFile, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle, pick
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle, pick
 from attr_actors.models import Analysis, AnalyzeRequest, Health, JobMode, JobView, Peek, Requester, Submission
 from attr_actors.settings import Settings
 from serve_app.bodies import (
@@ -52,11 +52,19 @@ class ResultQuery:
 class AttributionService:
     """What the HTTP routes do. One per replica; holds nothing that another replica would miss."""
 
-    def __init__(self, settings: Settings, ledger: LedgerHandle, tracker: TrackerHandle, analyzers: tuple[AnalyzerHandle, ...]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: LedgerHandle,
+        tracker: TrackerHandle,
+        analyzers: tuple[AnalyzerHandle, ...],
+        notifiers: tuple[NotifierHandle, ...] = (),
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._tracker = tracker
         self._analyzers = analyzers
+        self._notifiers = notifiers
         self._files = ThreadPoolExecutor(16, thread_name_prefix="files")
         self._health: tuple[float, HealthReply] | None = None
         self.requests: Counter[str] = Counter()
@@ -113,7 +121,7 @@ class AttributionService:
 
     async def counters(self) -> dict[str, float]:
         """Return the summed counters of all actors by dotted name (the source of GET /stats)."""
-        parts = (self._ledger.stats(), self._tracker.stats(), *(a.stats() for a in self._analyzers))
+        parts = (self._ledger.stats(), self._tracker.stats(), *(a.stats() for a in self._analyzers), *(n.stats() for n in self._notifiers))
         total: Counter[str] = Counter()
         for stats in await asyncio.gather(*parts):
             total.update(stats.counts)
@@ -141,8 +149,12 @@ class AttributionService:
         return HealthReply(status="degraded" if issues else "ok", issues=issues)
 
     async def _ask_actors(self) -> list[Health]:
-        named: list[tuple[str, LedgerHandle | TrackerHandle | AnalyzerHandle]] = [("ledger", self._ledger), ("tracker", self._tracker)]
+        named: list[tuple[str, LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle]] = [
+            ("ledger", self._ledger),
+            ("tracker", self._tracker),
+        ]
         named += [(f"analyzer-{i}", a) for i, a in enumerate(self._analyzers)]
+        named += [(f"notifier-{sink}", n) for sink, n in zip(self._settings.sink_names, self._notifiers, strict=False)]
         return await asyncio.gather(*(_health_of(name, handle) for name, handle in named))
 
     async def _known(self, log: LogPath, query: ResultQuery) -> ResultReply:
@@ -188,7 +200,7 @@ def requester(path: str, job: JobView | None) -> Requester:
     return Requester(job_id=job_id_from_path(path))
 
 
-async def _health_of(name: str, handle: LedgerHandle | TrackerHandle | AnalyzerHandle) -> Health:
+async def _health_of(name: str, handle: LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle) -> Health:
     try:
         return await handle.health()
     except BusyError as exc:

@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from attr_actors.actors.ledger import Ledger
 from attr_actors.settings import Settings
 
 
@@ -43,10 +42,6 @@ class InProcess:
             return method(*args)
 
         return call
-
-
-def open_ledger(chosen: Settings, clock: Clock) -> Ledger:
-    return Ledger(chosen, clock)
 
 
 async def until(condition: Any, timeout_s: float = 10.0) -> None:

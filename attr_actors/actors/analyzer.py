@@ -13,6 +13,7 @@ from typing import TypeVar
 import attr_actors
 from attr_actors.actors.isolation import analyze_isolated
 from attr_actors.actors.single_flight import SingleFlight
+from attr_actors.core import predecessor
 from attr_actors.core.engine import Engine
 from attr_actors.core.paths import LogPath, admit, stat_log
 from attr_actors.core.validity import in_grace, is_valid
@@ -93,7 +94,7 @@ class Analyzer:
     async def _still_holds(self, stored: Analysis) -> bool:
         """Judge a stored answer by the ledger's rule: inside the grace period without a stat, afterwards by size and mtime."""
         settings, now = self._settings, time.time()
-        if stored.engine != self._engine.fingerprint:
+        if stored.engine not in (self._engine.fingerprint, predecessor.ENGINE):
             return False
         if in_grace(stored, now, settings.cache_grace_period_seconds):
             return True

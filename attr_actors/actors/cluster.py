@@ -7,6 +7,7 @@ settings fingerprint, and replaces what differs; recovery is the constructor, so
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from collections.abc import Awaitable, Callable
@@ -20,9 +21,10 @@ from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorE
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.errors import AttrError, Overloaded, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, TrackerHandle
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
@@ -64,6 +66,7 @@ def plan(settings: Settings) -> list[Spec]:
         Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False),
         *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name)) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
+        *[Spec(f"notifier-{sink}", Notifier, lambda s, up, sink=sink: (s, up["ledger"], sink)) for sink in settings.sink_names],  # type: ignore[misc]
     ]
 
 
@@ -124,6 +127,7 @@ class Actors:
     ledger: LedgerHandle
     tracker: TrackerHandle
     analyzers: tuple[AnalyzerHandle, ...]
+    notifiers: tuple[NotifierHandle, ...]
 
 
 def handles(settings: Settings) -> dict[str, Any]:
@@ -135,7 +139,10 @@ def find_actors(settings: Settings) -> Actors:
     """Return handles of the actors that ``open_actors`` started, here or elsewhere on the cluster."""
     found = handles(settings)
     analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
-    return Actors(found["ledger"], found["tracker"], cast(tuple[AnalyzerHandle, ...], analyzers))
+    notifiers = tuple(found[f"notifier-{sink}"] for sink in settings.sink_names)
+    return Actors(
+        found["ledger"], found["tracker"], cast(tuple[AnalyzerHandle, ...], analyzers), cast(tuple[NotifierHandle, ...], notifiers)
+    )
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
@@ -174,6 +181,15 @@ def stop_actors(settings: Settings) -> None:
     """End the actors of the plan, callers first. What they acknowledged is in the ledger's file."""
     for spec in reversed(plan(settings)):
         try:
-            ray.kill(ray.get_actor(spec.name, settings.ray_namespace), no_restart=True)
+            actor = ray.get_actor(spec.name, settings.ray_namespace)
         except ValueError:
             continue  # It does not run.
+        if spec.cls is Notifier:
+            _drain(actor, settings.drain_timeout_s)
+        ray.kill(actor, no_restart=True)
+
+
+def _drain(notifier: ActorHandle[Any], timeout_s: float) -> None:
+    """Let a notifier deliver what is due; what it does not get done waits in the ledger."""
+    with contextlib.suppress(RayError, GetTimeoutError):
+        ray.get(notifier.drain.remote(timeout_s), timeout=timeout_s + 1)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.handles import AnalyzerHandle, LedgerHandle
 from attr_actors.settings import Settings
@@ -46,9 +47,12 @@ class LocalActors:
             Analyzer(settings, self.ledger, f"analyzer-{i}") for i in range(settings.analyzers)
         )
         self.tracker = Tracker(settings, self.ledger, self.analyzers)
+        self.notifiers = tuple(Notifier(settings, self.ledger, sink) for sink in settings.sink_names)
+        self._drain_timeout_s = settings.drain_timeout_s
 
     async def stop(self) -> None:
         """End the actors; nothing acknowledged is lost."""
         await self.tracker.stop()
+        await asyncio.gather(*(notifier.drain(self._drain_timeout_s) for notifier in self.notifiers))
         self._mailbox.stop()
         self._ledger.close()

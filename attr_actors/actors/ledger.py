@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from attr_actors import __version__
 from attr_actors.adapters.ledger_db import LedgerDb
+from attr_actors.adapters.ledger_upkeep import finish_import
 from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats
 from attr_actors.settings import Settings
 
@@ -27,6 +28,8 @@ class Ledger:
         self._started_at = clock()
         self._counts: Counter[str] = Counter()
         self._db = LedgerDb(settings.ledger_file, settings.ledger_lock_wait_s)
+        imported = finish_import(self._db, settings.allowed_root, clock(), settings.entry_age_max_s)
+        self._counts.update({f"persistence.{name}": number for name, number in imported.items()})
 
     def lookup(self, path: str) -> Analysis | None:
         """Return the newest stored analysis of a path; the caller judges validity."""
@@ -79,7 +82,7 @@ class Ledger:
             fingerprint=self._settings.fingerprint(),
             pid=os.getpid(),
             started_at=self._started_at,
-            issues=tuple(self._db.issues.values()),
+            issues=tuple(self._db.file.issues.values()),
         )
 
     def close(self) -> None:

@@ -23,6 +23,12 @@ log = logging.getLogger(__name__)
 
 LEASE_SHARE = 0.8
 """The part of a lease that a sink may take; the rest is for settling before the lease ends."""
+COUNTERS = ("delivered", "retried", "parked", "rounds", "failed_rounds", "errors")
+FORMERLY = {
+    "elasticsearch": ("dataflow.total_posts", "dataflow.successful_posts", "dataflow.failed_posts"),
+    "slack": ("slack.total_attempts", "slack.total_successful", "slack.total_failed"),
+}
+"""The predecessor's names of the counters of attempts, successes and failures."""
 UNEXPECTED = "unexpected error; see the service's log"
 
 
@@ -70,9 +76,12 @@ class Notifier:
         return empty
 
     async def stats(self) -> Stats:
-        """Return what was delivered, retried and parked, rounds that failed, and failures in a row."""
-        counts = {name: float(self._counts[name]) for name in ("delivered", "retried", "parked", "rounds", "failed_rounds", "errors")}
-        return Stats(counts={**counts, "failures_in_a_row": float(self._failures)})
+        """Return what was delivered, retried and parked, rounds that failed, and the predecessor's counters of this sink."""
+        counts = {f"outbox.{self._name}.{name}": float(self._counts[name]) for name in COUNTERS}
+        delivered, failed = self._counts["delivered"], self._counts["retried"] + self._counts["parked"]
+        formerly = dict(zip(FORMERLY.get(self._name, ()), (delivered + failed, delivered, failed), strict=False))
+        own = self._sink.counts if self._sink else {}
+        return Stats(counts={**counts, **formerly, **own, f"outbox.{self._name}.failures_in_a_row": float(self._failures)})
 
     async def health(self) -> Health:
         """Return version, settings fingerprint, and why the sink does not take deliveries."""

@@ -7,6 +7,7 @@ late request cannot undo a newer one. Errors name status and type, never the add
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -49,6 +50,7 @@ class ElasticsearchSink:
         self._cluster = settings.cluster_name
         self._client = _client(settings)
         self._has_template = False
+        self.counts: Mapping[str, float] = {}
 
     async def deliver(self, deliveries: tuple[Delivery, ...]) -> tuple[Outcome, ...]:
         """Index the records in one bulk request. Raises SinkError if the request as a whole failed."""

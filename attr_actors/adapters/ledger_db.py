@@ -5,24 +5,20 @@ Hold in mind: whatever returns is on disk, and whatever raises has changed nothi
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
-from collections.abc import Iterator
-
-from pydantic_core import PydanticSerializationError
+from collections.abc import Iterable, Iterator
 
 from attr_actors.adapters import ledger_outbox as outbox
-from attr_actors.adapters.ledger_file import is_unreadable, open_file, set_aside
-from attr_actors.adapters.ledger_lock import WriterLock
+from attr_actors.adapters.ledger_file import LedgerFile
 from attr_actors.core.entries import content_of, entries_of
-from attr_actors.errors import InvalidPath, LedgerFault
 from attr_actors.models import Action, Analysis, Delivery, Entry, Outcome, Recording, Requester, Snapshot
 
 SWEEP_EVERY_S = 10.0
 """Eviction rides on recording: no clock of its own, and a write every so often pays for it."""
 SWEEP_ROWS = 500
 """Most analyses evicted at a time, so that a record never waits long for it."""
+
+TABLES = ("analyses", "entries", "jobs", "attempts")
 
 LOOKUP = """
 SELECT a.header, e.attribution FROM analyses a LEFT JOIN entries e ON e.analysis_id = a.id
@@ -40,28 +36,16 @@ class LedgerDb:
 
     def __init__(self, path: str, lock_wait_s: float = 0.0) -> None:
         """Open or make the file. Raises LedgerFault if it is foreign, newer, in use, or cannot be made."""
-        self.path = path
-        self.issues: dict[str, str] = {}
-        try:
-            os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-            self._lock = WriterLock(path + ".lock", lock_wait_s)
-        except OSError as exc:
-            raise LedgerFault(f"cannot open the ledger '{path}': {exc.strerror}") from None
-        try:
-            self._connection = self._open()
-        except BaseException:
-            self._lock.release()
-            raise
+        self.file = LedgerFile(path, lock_wait_s)
         self._swept_at = 0.0
 
     def close(self) -> None:
-        """Close the file; the write-ahead log is folded in."""
-        self._connection.close()
-        self._lock.release()
+        """Close the file."""
+        self.file.close()
 
     def lookup(self, path: str) -> Analysis | None:
         """Return the newest analysis of a path, with all its cycles."""
-        with self._reading() as connection:
+        with self.file.reading() as connection:
             # A name that is not UTF-8 cannot have been stored.
             rows = connection.execute(LOOKUP, (path.encode(errors="replace").decode(),)).fetchall()
         if not rows:
@@ -70,13 +54,33 @@ class LedgerDb:
 
     def record(self, recordings: tuple[Recording, ...], sinks: tuple[str, ...], now: float) -> None:
         """Store analyses with the deliveries they cause."""
-        with self._writing() as tx:
+        with self.file.writing() as tx:
             for recording in recordings:
                 self._record(tx, recording, sinks, now)
 
+    def import_analyses(self, recordings: Iterable[Recording], now: float) -> tuple[int, int]:
+        """Store analyses of paths that have none, owing nothing to any sink; return how many were new and how many were known."""
+        new = known = 0
+        with self.file.writing() as tx:
+            for recording in recordings:
+                path = recording.analysis.snapshot.path
+                if tx.execute("SELECT 1 FROM analyses WHERE path = ? AND newest", (path,)).fetchone():
+                    known += 1
+                else:
+                    self._record(tx, recording, (), now)
+                    new += 1
+        return new, known
+
+    def recordings(self) -> Iterator[Recording]:
+        """Yield the newest analysis of each path with its requester, in path order."""
+        after = ""
+        while page := self._page(after):
+            yield from page
+            after = page[-1].analysis.snapshot.path
+
     def begin_attempt(self, snapshot: Snapshot, engine: str, now: float) -> int:
         """Count one more analysis of this content, and return the number since it was last recorded."""
-        with self._writing() as tx:
+        with self.file.writing() as tx:
             row = tx.execute(
                 "INSERT INTO attempts VALUES (?, ?, ?, ?, 1, ?) ON CONFLICT DO UPDATE"
                 " SET started = started + 1, started_at = excluded.started_at RETURNING started",
@@ -86,58 +90,63 @@ class LedgerDb:
 
     def load_jobs(self, after_path: str, limit: int) -> tuple[str, ...]:
         """Return up to ``limit`` saved jobs in path order."""
-        with self._reading() as connection:
+        with self.file.reading() as connection:
             return tuple(
                 row[0] for row in connection.execute("SELECT body FROM jobs WHERE path > ? ORDER BY path LIMIT ?", (after_path, limit))
             )
 
     def save_jobs(self, jobs: tuple[tuple[str, str], ...], forget: tuple[str, ...]) -> None:
         """Store and drop jobs."""
-        with self._writing() as tx:
+        with self.file.writing() as tx:
             tx.executemany("INSERT INTO jobs VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body", jobs)
             tx.executemany("DELETE FROM jobs WHERE path = ?", ((path,) for path in forget))
 
     def lease(self, sink: str, limit: int, lease_s: float, now: float) -> tuple[Delivery, ...]:
         """Lease due deliveries; writes nothing when none is due."""
-        with self._reading() as connection:
+        with self.file.reading() as connection:
             if not outbox.has_due(connection, sink, now):
                 return ()
-        with self._writing() as tx:
+        with self.file.writing() as tx:
             return outbox.lease(tx, sink, limit, now + lease_s, now)
 
     def settle(self, outcomes: tuple[Outcome, ...], now: float) -> None:
         """Write down what became of deliveries."""
-        with self._writing() as tx:
+        with self.file.writing() as tx:
             outbox.settle(tx, outcomes, now)
 
     def counts(self, sinks: tuple[str, ...], now: float) -> dict[str, float]:
         """Return rows per table, bytes on disk, and the outbox per sink."""
-        with self._reading() as connection:
-            found = {
-                table: float(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
-                for table in ("analyses", "entries", "jobs", "attempts")
-            }
+        with self.file.reading() as connection:
+            found = {f"persistence.{table}": float(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]) for table in TABLES}
             pages, page_bytes = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
-            return {**found, "bytes": float(pages * page_bytes), **outbox.counts(connection, sinks, now)}
+            return {**found, "persistence.bytes": float(pages * page_bytes), **outbox.counts(connection, sinks, now)}
 
     def sweep(self, now: float, age_max_s: float, grace_s: float, keep_max_s: float) -> dict[str, int]:
         """Evict, if it is time: entries of old logs, superseded ones, deliveries and receipts nobody waits for; return counts."""
         if 0 <= now - self._swept_at < SWEEP_EVERY_S:
             return {}
         self._swept_at = now
-        with self._writing() as tx:
+        with self.file.writing() as tx:
             swept = {
-                "dropped": tx.execute("DELETE FROM outbox WHERE created_at < ?", (now - keep_max_s,)).rowcount,
-                "evicted": tx.execute(
+                "outbox.dropped": tx.execute("DELETE FROM outbox WHERE created_at < ?", (now - keep_max_s,)).rowcount,
+                "cleanup.cache_expired": tx.execute(
                     EVICT.format(condition="a.mtime_ns < ?", limit=SWEEP_ROWS), (int((now - age_max_s) * 1e9), now - grace_s)
                 ).rowcount,
-                "superseded": tx.execute(EVICT.format(condition="NOT a.newest", limit=SWEEP_ROWS), (now - grace_s,)).rowcount,
+                "cleanup.cache_superseded": tx.execute(EVICT.format(condition="NOT a.newest", limit=SWEEP_ROWS), (now - grace_s,)).rowcount,
             }
             tx.execute("DELETE FROM receipts WHERE received_at < ?", (now - keep_max_s,))
             tx.execute("DELETE FROM attempts WHERE started_at < ?", (now - age_max_s,))
         if max(swept.values()) >= SWEEP_ROWS:
             self._swept_at = 0.0
         return swept
+
+    def _page(self, after: str) -> list[Recording]:
+        with self.file.reading() as connection:
+            rows = connection.execute(
+                "SELECT path, requester FROM analyses WHERE newest AND path > ? ORDER BY path LIMIT 100", (after,)
+            ).fetchall()
+        found = ((self.lookup(path), Requester.model_validate_json(requester)) for path, requester in rows)
+        return [Recording(analysis=analysis, requester=requester) for analysis, requester in found if analysis]
 
     def _record(self, tx: sqlite3.Connection, recording: Recording, sinks: tuple[str, ...], now: float) -> None:
         seen = recording.analysis.snapshot
@@ -168,60 +177,3 @@ class LedgerDb:
             (analysis_id, entry.wl_restart, entry.attribution.action, content),
         ).fetchone()
         outbox.owe(tx, row[0], entry, sinks, (Action(old[0]), old[1]) if old else None, content, now)
-
-    def _open(self) -> sqlite3.Connection:
-        try:
-            return open_file(self.path)
-        except sqlite3.Error as exc:
-            if not is_unreadable(exc):
-                raise LedgerFault(f"cannot open the ledger '{self.path}': {exc}") from None
-            self.issues["corrupt"] = f"the ledger could not be read and was set aside as '{set_aside(self.path, 'corrupt')}'"
-            return open_file(self.path)
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        try:
-            yield self._connection
-        except sqlite3.Error as exc:
-            raise self._fault(exc) from None
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connection
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            self._lock.check()
-            connection.execute("COMMIT")
-        except (UnicodeEncodeError, PydanticSerializationError):
-            self._roll_back(connection)
-            raise InvalidPath("the path or text is not valid UTF-8 and cannot be stored") from None
-        except sqlite3.Error as exc:
-            self._roll_back(connection)
-            raise self._fault(exc) from None
-        except BaseException as exc:
-            self._roll_back(connection)
-            if isinstance(exc, LedgerFault):
-                self.issues["write"] = exc.message
-            raise
-        self.issues.pop("write", None)
-
-    def _roll_back(self, connection: sqlite3.Connection) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-
-    def _fault(self, exc: sqlite3.Error) -> LedgerFault:
-        """Say what is wrong, for /healthz and the caller; a damaged file is set aside and a fresh one begins."""
-        if is_unreadable(exc):
-            self._lock.check()
-            self._connection.close()
-            self._connection = self._open_fresh()
-            return LedgerFault(self.issues["corrupt"])
-        message = f"the ledger cannot be written: {exc}"
-        self.issues["write"] = message
-        return LedgerFault(message)
-
-    def _open_fresh(self) -> sqlite3.Connection:
-        self.issues["corrupt"] = f"the ledger was damaged and set aside as '{set_aside(self.path, 'corrupt')}'"
-        return open_file(self.path)

@@ -1,136 +1,136 @@
-"""The ledger's file: opening it, its schema, and setting aside what cannot be read.
+"""The ledger's file: the right to write it, its transactions, and what happens when it is damaged, full or not ours.
 
-Hold in mind: SQLite in WAL mode with synchronous=FULL makes a commit durable before it returns, and
-locking_mode=EXCLUSIVE, set before the first access, keeps the index of the WAL in memory instead of a shared file.
+Hold in mind: a transaction that returns is on disk, one that raises has changed nothing, and a writer that lost its
+right finds out before its commit.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
 
-from attr_actors.errors import LedgerFault
+from pydantic_core import PydanticSerializationError
+
+from attr_actors.adapters.ledger_lock import WriterLock
+from attr_actors.adapters.ledger_schema import is_unreadable, open_database
+from attr_actors.errors import InvalidPath, LedgerFault
 
 log = logging.getLogger(__name__)
 
-APPLICATION_ID = 0x41545452
-"""``ATTR`` in ASCII: tells our file from another program's."""
-SCHEMA_VERSION = 1
-
-SCHEMA = f"""
-CREATE TABLE analyses (
-    id INTEGER PRIMARY KEY,
-    path TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    engine TEXT NOT NULL,
-    newest INTEGER NOT NULL,
-    recorded_at REAL NOT NULL,
-    header TEXT NOT NULL,
-    requester TEXT NOT NULL,
-    UNIQUE (path, size, mtime_ns, engine)
-);
-CREATE UNIQUE INDEX analyses_newest ON analyses (path) WHERE newest;
-CREATE INDEX analyses_by_mtime ON analyses (mtime_ns);
-CREATE INDEX analyses_superseded ON analyses (recorded_at) WHERE NOT newest;
-CREATE TABLE entries (
-    id INTEGER PRIMARY KEY,
-    analysis_id INTEGER NOT NULL REFERENCES analyses (id) ON DELETE CASCADE,
-    wl_restart INTEGER NOT NULL,
-    action TEXT NOT NULL,
-    attribution TEXT NOT NULL,
-    UNIQUE (analysis_id, wl_restart)
-);
-CREATE TABLE outbox (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    entry_id INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
-    sink TEXT NOT NULL,
-    topic TEXT NOT NULL,
-    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'leased', 'parked')),
-    due_at REAL NOT NULL,
-    created_at REAL NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    reason TEXT NOT NULL DEFAULT '',
-    UNIQUE (entry_id, sink)
-);
-CREATE INDEX outbox_due ON outbox (sink, due_at) WHERE state <> 'parked';
-CREATE INDEX outbox_by_age ON outbox (created_at);
-CREATE TABLE receipts (
-    sink TEXT NOT NULL,
-    topic TEXT NOT NULL,
-    receipt TEXT NOT NULL,
-    received_at REAL NOT NULL,
-    PRIMARY KEY (sink, topic)
-) WITHOUT ROWID;
-CREATE TABLE attempts (
-    path TEXT NOT NULL,
-    size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    engine TEXT NOT NULL,
-    started INTEGER NOT NULL,
-    started_at REAL NOT NULL,
-    PRIMARY KEY (path, size, mtime_ns, engine)
-) WITHOUT ROWID;
-CREATE TABLE jobs (path TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
-
-SQLITE_MAGIC = b"SQLite format 3\x00"
-UNREADABLE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+PARTS = ("-wal", "-shm", "")
+"""Endings of the files of one database; the database itself comes last, so that a half-done renaming is seen as such."""
 
 
-def open_file(path: str) -> sqlite3.Connection:
-    """Open the ledger or make a new one. Raises LedgerFault for a foreign or newer file, sqlite3.DatabaseError if unreadable."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=256)
-    try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA journal_size_limit = 67108864")
-        connection.execute("PRAGMA cache_size = -32768")
-        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-        _check_schema(connection, path)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+class LedgerFile:
+    """One open ledger and the right to write it. ``issues`` is what an operator must mend, by kind."""
+
+    def __init__(self, path: str, lock_wait_s: float) -> None:
+        """Open or make the file. Raises LedgerFault if it is foreign, of another schema, in use, or cannot be made."""
+        self.path = path
+        self.issues: dict[str, str] = {}
+        try:
+            os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
+            self._lock = WriterLock(path + ".lock", lock_wait_s)
+        except OSError as exc:
+            raise LedgerFault(f"cannot open the ledger '{path}': {exc.strerror}") from None
+        try:
+            self._make_way_for_import()
+            self._connection = self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    @property
+    def import_path(self) -> str:
+        """Where the predecessor's file waits for its import, if there was one under our name."""
+        return self.path + ".importing"
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded in."""
+        self._connection.close()
+        self._lock.release()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection for queries. Raises LedgerFault."""
+        try:
+            yield self._connection
+        except sqlite3.Error as exc:
+            raise self._fault(exc) from None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Give the connection inside a transaction, committed at the end. Raises LedgerFault, or InvalidPath for bad text."""
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            self._lock.check()
+            connection.execute("COMMIT")
+        except (UnicodeEncodeError, PydanticSerializationError):
+            _roll_back(connection)
+            raise InvalidPath("the path or text is not valid UTF-8 and cannot be stored") from None
+        except sqlite3.Error as exc:
+            _roll_back(connection)
+            raise self._fault(exc) from None
+        except BaseException as exc:
+            _roll_back(connection)
+            if isinstance(exc, LedgerFault):
+                self.issues["write"] = exc.message
+            raise
+        self.issues.pop("write", None)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return open_database(self.path)
+        except sqlite3.Error as exc:
+            if not is_unreadable(exc):
+                raise LedgerFault(f"cannot open the ledger '{self.path}': {exc}") from None
+            return self._start_afresh()
+
+    def _start_afresh(self) -> sqlite3.Connection:
+        aside = free_name(f"{self.path}.corrupt")
+        for part in PARTS:
+            if os.path.exists(self.path + part):
+                os.replace(self.path + part, aside + part)
+        self.issues["corrupt"] = f"the ledger could not be read; it was set aside as '{aside}' and a fresh one began"
+        log.error("%s", self.issues["corrupt"])
+        return open_database(self.path)
+
+    def _fault(self, exc: sqlite3.Error) -> LedgerFault:
+        """Say what is wrong, for /healthz and the caller; a damaged file is set aside and a fresh one begins."""
+        if is_unreadable(exc):
+            self._lock.check()
+            self._connection.close()
+            self._connection = self._start_afresh()
+            return LedgerFault(self.issues["corrupt"])
+        message = f"the ledger cannot be written: {exc}"
+        self.issues["write"] = message
+        return LedgerFault(message)
+
+    def _make_way_for_import(self) -> None:
+        """Move the predecessor's JSON, found under our name, to where it waits for its import, also after a crash."""
+        try:
+            with open(self.path, "rb") as file:
+                is_json = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+        except FileNotFoundError:
+            return
+        if is_json:
+            os.replace(self.path, self.import_path)
 
 
-def _check_schema(connection: sqlite3.Connection, path: str) -> None:
-    application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
-    if application != APPLICATION_ID:
-        raise LedgerFault(f"'{path}' is a database of another program; name another file")
-    if version != SCHEMA_VERSION:
-        raise LedgerFault(f"'{path}' has ledger schema {version}, this version reads {SCHEMA_VERSION}; use the version that wrote it")
+def free_name(prefix: str) -> str:
+    """Return a name that does not exist yet: the prefix, the time, and a number where needed."""
+    stamped = f"{prefix}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
+    return next(name for name in itertools.chain([stamped], (f"{stamped}-{n}" for n in itertools.count(1))) if not os.path.exists(name))
 
 
-def is_unreadable(exc: sqlite3.Error) -> bool:
-    """Tell whether SQLite says that the file is damaged or no database."""
-    # The low byte of an extended code is its class.
-    return (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF in UNREADABLE
-
-
-def set_aside(path: str, suffix: str) -> str:
-    """Rename the file and its write-ahead log out of the way; return the new name."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    name = next(n for n in (f"{path}.{suffix}-{stamp}{tail}" for tail in ("", *(f"-{i}" for i in range(1, 1000)))) if not os.path.exists(n))
-    for ending in ("-wal", "-shm", ""):
-        if os.path.exists(path + ending):
-            os.replace(path + ending, name + ending)
-    log.error("the ledger '%s' cannot be read; it was set aside as '%s' and a fresh one begins", path, name)
-    return name
-
-
-def looks_like_json(path: str) -> bool:
-    """Tell by content whether the file is the predecessor's JSON ledger."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-    except FileNotFoundError:
-        return False
-    return head.startswith(b"{")
+def _roll_back(connection: sqlite3.Connection) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")

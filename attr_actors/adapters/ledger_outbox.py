@@ -6,7 +6,9 @@ number, so that the settling of the old one, still under way, cannot settle the 
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from typing import Any
 
 from attr_actors.core.entries import concerns, is_news, topic_key
 from attr_actors.models import Action, Delivery, Entry, Outcome
@@ -17,6 +19,10 @@ SELECT o.id, o.sink, o.attempts + 1, r.receipt, a.header, a.requester, e.wl_rest
 FROM outbox o JOIN entries e ON e.id = o.entry_id JOIN analyses a ON a.id = e.analysis_id
 LEFT JOIN receipts r ON r.sink = o.sink AND r.topic = o.topic
 WHERE o.sink = ? AND o.state <> 'parked' AND o.due_at <= ? ORDER BY o.due_at, o.id LIMIT ?
+"""
+STORED = """
+SELECT e.id, a.header, a.requester, e.wl_restart, e.attribution, (SELECT count(*) FROM entries WHERE analysis_id = a.id)
+FROM entries e JOIN analyses a ON a.id = e.analysis_id WHERE a.newest
 """
 
 
@@ -69,6 +75,47 @@ def settle(tx: sqlite3.Connection, outcomes: tuple[Outcome, ...], now: float) ->
     )
 
 
+def rows(tx: sqlite3.Connection, sink: str | None, state: str | None, limit: int, now: float) -> list[tuple[Any, ...]]:
+    """Return number, sink, state, attempts, age, path, workload restart and reason of deliveries, oldest first."""
+    return tx.execute(
+        "SELECT o.id, o.sink, o.state, o.attempts, ? - o.created_at, a.path, e.wl_restart, o.reason"
+        " FROM outbox o JOIN entries e ON e.id = o.entry_id JOIN analyses a ON a.id = e.analysis_id"
+        " WHERE (?2 IS NULL OR o.sink = ?2) AND (?3 IS NULL OR o.state = ?3) ORDER BY o.id LIMIT ?4",
+        (now, sink, state, limit),
+    ).fetchall()
+
+
+def retry(tx: sqlite3.Connection, sink: str | None, numbers: tuple[int, ...], now: float) -> int:
+    """Make the chosen deliveries due at once, as if never tried; return how many."""
+    return _on_chosen(tx, "UPDATE outbox SET state = 'waiting', attempts = 0, due_at = ?1, reason = ''", sink, numbers, now)
+
+
+def drop(tx: sqlite3.Connection, sink: str | None, numbers: tuple[int, ...]) -> int:
+    """Forget the chosen deliveries; return how many."""
+    return _on_chosen(tx, "DELETE FROM outbox", sink, numbers, 0.0)
+
+
+def _on_chosen(tx: sqlite3.Connection, statement: str, sink: str | None, numbers: tuple[int, ...], now: float) -> int:
+    """Act on the numbered deliveries, or on all parked ones where no number is given, of one sink or all."""
+    chosen = "id IN (SELECT value FROM json_each(?2))" if numbers else "state = 'parked' AND ?2 = '[]'"
+    return tx.execute(
+        f"{statement} WHERE {chosen} AND (?3 IS NULL OR sink = ?3) AND ?1 IS NOT NULL", (now, json.dumps(numbers), sink)
+    ).rowcount
+
+
+def backfill(tx: sqlite3.Connection, sink: str, now: float) -> int:
+    """Owe a sink each stored entry that concerns it and is not owed already; return how many."""
+    owed = 0
+    for entry_id, *parts in tx.execute(STORED).fetchall():
+        entry = _entry(*parts)
+        if concerns(sink, entry.attribution.action):
+            owed += tx.execute(
+                "INSERT OR IGNORE INTO outbox (entry_id, sink, topic, due_at, created_at) VALUES (?, ?, ?, ?, ?)",
+                (entry_id, sink, topic_key(entry), now, now),
+            ).rowcount
+    return owed
+
+
 def counts(tx: sqlite3.Connection, sinks: tuple[str, ...], now: float) -> dict[str, float]:
     """Return depth per sink and state, and the age of the oldest delivery owed, s."""
     found: dict[str, float] = {f"outbox.{sink}.{name}": 0.0 for sink in sinks for name in ("waiting", "leased", "parked", "oldest_s")}
@@ -79,7 +126,12 @@ def counts(tx: sqlite3.Connection, sinks: tuple[str, ...], now: float) -> dict[s
     return found
 
 
-def _delivery(row: tuple[object, ...]) -> Delivery:
-    delivery_id, sink, attempts, receipt, header, requester, wl_restart, attribution, cycles = row
-    entry = f'{str(header)[:-1]},"requester":{requester},"wl_restart":{wl_restart},"cycles":{cycles},"attribution":{attribution}}}'
-    return Delivery(delivery_id=delivery_id, sink=sink, attempts=attempts, receipt=receipt, entry=Entry.model_validate_json(entry))
+def _delivery(row: tuple[Any, ...]) -> Delivery:
+    delivery_id, sink, attempts, receipt, *parts = row
+    return Delivery(delivery_id=delivery_id, sink=sink, attempts=attempts, receipt=receipt, entry=_entry(*parts))
+
+
+def _entry(header: str, requester: str, wl_restart: int, attribution: str, cycles: int) -> Entry:
+    return Entry.model_validate_json(
+        f'{header[:-1]},"requester":{requester},"wl_restart":{wl_restart},"cycles":{cycles},"attribution":{attribution}}}'
+    )

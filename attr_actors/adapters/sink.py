@@ -1,10 +1,11 @@
 """What a sink is, and how to add one of your own.
 
-A sink is a small class that takes the settings and has a ``name``, a ``batch_max`` and two methods::
+A sink is a small class that takes the settings and has a ``name``, a ``batch_max``, ``counts`` and two methods::
 
     class PagerSink:
         name = "pager"
         batch_max = 1
+        counts: Mapping[str, float] = {}
 
         def __init__(self, settings: Settings) -> None: ...
         async def deliver(self, deliveries: tuple[Delivery, ...]) -> tuple[Outcome, ...]: ...
@@ -18,7 +19,7 @@ Hold in mind: delivery is at least once. Use ``entry_key()`` to make a repeat ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
@@ -34,6 +35,10 @@ class Sink(Protocol):
 
     name: str
     batch_max: int
+
+    @property
+    def counts(self) -> Mapping[str, float]:
+        """The sink's own counters by dotted name, for /stats; may be empty."""
 
     async def deliver(self, deliveries: tuple[Delivery, ...]) -> tuple[Outcome, ...]:
         """Send up to ``batch_max`` deliveries and return an outcome for each, in any order.

@@ -53,6 +53,7 @@ class SlackSink:
         self._domain = settings.slack_email_domain
         self._cluster = settings.cluster_name
         self._clock = clock
+        self.counts: dict[str, float] = {"slack.user_lookups": 0, "slack.user_not_found": 0}
         self._users: OrderedDict[str, tuple[str | None, float]] = OrderedDict()
 
     async def deliver(self, deliveries: tuple[Delivery, ...]) -> tuple[Outcome, ...]:
@@ -98,11 +99,13 @@ class SlackSink:
         return known[0]
 
     async def _look_up(self, user: str) -> tuple[str | None, float]:
+        self.counts["slack.user_lookups"] += 1
         reply = await self._call("users.lookupByEmail", data={"email": f"{user}@{self._domain}"})
         found = reply.get("user")
         if reply.get("ok") is True and isinstance(found, dict) and isinstance(found.get("id"), str):
             return found["id"], float("inf")
         # Whatever is wrong with the lookup (unknown user, missing scope), the message matters more than the mention.
+        self.counts["slack.user_not_found"] += 1
         return None, self._clock() + UNKNOWN_USER_S
 
     async def _call(self, method: str, **arguments: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Mapping
 
 import httpx
 
@@ -38,6 +39,7 @@ class WebhookSink:
         self._url = settings.export_url
         self._secret = settings.export_secret.get_secret_value().encode() if settings.export_secret else b""
         self._cluster = settings.cluster_name
+        self.counts: Mapping[str, float] = {}
         self._client = httpx.AsyncClient(timeout=settings.sink_timeout_s, follow_redirects=False)
 
     async def deliver(self, deliveries: tuple[Delivery, ...]) -> tuple[Outcome, ...]:

@@ -7,12 +7,8 @@ from pathlib import Path
 
 from attr_actors.actors.ledger import Ledger
 from attr_actors.handles import LedgerHandle
-from attr_actors.settings import Settings
 from tests.answers import analysis, attribution, recording
-
-
-def settings(tmp_path: Path, **more: object) -> Settings:
-    return Settings(allowed_root=str(tmp_path), cache_file=str(tmp_path / "ledger.db"), _env_file=None, **more)  # type: ignore[arg-type]
+from tests.ledgers import settings
 
 
 def test_ledger_has_every_method_of_its_handle_with_the_same_arguments() -> None:
@@ -77,5 +73,5 @@ def test_recording_evicts_what_is_too_old(tmp_path: Path) -> None:
     now += 14 * 86400 + 1
     ledger.record((recording("/new", mtime_ns=int(now * 1e9)),))
     assert ledger.lookup("/old") is None
-    assert ledger.stats().counts["persistence.evicted"] == 1
+    assert ledger.stats().counts["cleanup.cache_expired"] == 1
     ledger.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ class ScriptedSink:
     """Takes everything unless ``script`` holds what to do with the next batches."""
 
     name = "own"
+    counts: Mapping[str, float] = MappingProxyType({"own.sent": 1})
 
     def __init__(self, batch_max: int = 10) -> None:
         self.batch_max = batch_max
@@ -84,7 +86,8 @@ def test_everything_owed_is_delivered_once_in_batches(tmp_path: Path) -> None:
             await until(w.nothing_owed)
             assert sorted(w.sink.taken) == sorted(f"/{n}" for n in range(25))
             assert max(w.sink.sizes) <= 10
-            assert (await w.notifier.stats()).counts["delivered"] == 25
+            counts = (await w.notifier.stats()).counts
+            assert (counts["outbox.own.delivered"], counts["own.sent"]) == (25, 1)
             assert (await w.notifier.health()).issues == ()
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attr_actors.adapters.ledger_db import LedgerDb
-from attr_actors.adapters.ledger_file import SCHEMA_VERSION
+from attr_actors.adapters.ledger_schema import SCHEMA_VERSION
 from attr_actors.errors import InvalidPath, LedgerFault
 from attr_actors.models import Action, Outcome, Snapshot
 from tests.answers import analysis, attribution, recording
@@ -53,7 +53,7 @@ def test_newest_analysis_of_a_path_is_found_whatever_its_snapshot_and_engine(db:
     for more in ({"size": 1}, {"size": 2}, {"engine": "e2"}, {"size": 1}):
         db.record((recording(**more),), (), NOW)
         assert db.lookup("/logs/a.log") == analysis(**more)
-    assert db.counts((), NOW)["analyses"] == 3
+    assert db.counts((), NOW)["persistence.analyses"] == 3
 
 
 def test_recording_the_same_key_again_overwrites_in_place(db: LedgerDb) -> None:
@@ -61,7 +61,7 @@ def test_recording_the_same_key_again_overwrites_in_place(db: LedgerDb) -> None:
     better = recording("/a", attribution(source="model"), at=2e9)
     db.record((better,), (), NOW)
     assert db.lookup("/a") == better.analysis
-    assert db.counts((), NOW)["entries"] == 1
+    assert db.counts((), NOW)["persistence.entries"] == 1
 
 
 def test_everything_is_there_after_reopening(path: str) -> None:
@@ -179,11 +179,14 @@ def test_old_and_superseded_entries_are_evicted_once_their_deliveries_are_done(d
     def sweep(now: float) -> dict[str, int]:
         return db.sweep(now, age_max_s=50, grace_s=10, keep_max_s=1000)
 
-    assert sweep(NOW + 1) == {"dropped": 0, "evicted": 0, "superseded": 0}
-    assert sweep(NOW + 11.5) == {"dropped": 0, "evicted": 0, "superseded": 0}
+    def counted(*numbers: int) -> dict[str, int]:
+        return dict(zip(("outbox.dropped", "cleanup.cache_expired", "cleanup.cache_superseded"), numbers, strict=True))
+
+    assert sweep(NOW + 1) == counted(0, 0, 0)
+    assert sweep(NOW + 11.5) == counted(0, 0, 0)
     db.settle(done(*(d.delivery_id for d in db.lease("slack", 9, 60, NOW))), NOW)
     assert sweep(NOW + 15) == {}
-    assert sweep(NOW + 22) == {"dropped": 0, "evicted": 1, "superseded": 1}
+    assert sweep(NOW + 22) == counted(0, 1, 1)
     assert db.lookup("/old") is None
     assert db.lookup("/grown") == analysis("/grown", size=2, mtime_ns=young)
     assert db.lookup("/young") is not None
@@ -191,7 +194,7 @@ def test_old_and_superseded_entries_are_evicted_once_their_deliveries_are_done(d
 
 def test_delivery_that_nobody_took_for_too_long_is_dropped_and_counted(db: LedgerDb) -> None:
     db.record((recording(),), SINKS, NOW)
-    assert db.sweep(NOW + 1001, age_max_s=1e9, grace_s=10, keep_max_s=1000)["dropped"] == 2
+    assert db.sweep(NOW + 1001, age_max_s=1e9, grace_s=10, keep_max_s=1000)["outbox.dropped"] == 2
 
 
 def test_path_that_is_not_utf8_is_refused_by_name_and_changes_nothing(db: LedgerDb) -> None:
@@ -214,7 +217,7 @@ def test_ledger_that_lost_its_ownership_writes_no_more(db: LedgerDb, path: str) 
         db.record((recording("/after"),), (), NOW)
     assert db.lookup("/after") is None
     assert db.lookup("/before") is not None
-    assert any("took over" in issue for issue in db.issues.values())
+    assert any("took over" in issue for issue in db.file.issues.values())
 
 
 @pytest.mark.parametrize("content", [b"garbage" * 1000, b"SQLite format 3\x00" + b"\xff" * 5000])
@@ -227,7 +230,7 @@ def test_file_that_is_no_database_is_set_aside_loudly(path: str, content: bytes,
     aside = [p for p in Path(path).parent.iterdir() if ".corrupt-" in p.name]
     assert [p.read_bytes() for p in aside] == [content]
     assert "set aside" in caplog.text
-    assert aside[0].name in db.issues["corrupt"]
+    assert aside[0].name in db.file.issues["corrupt"]
     db.close()
 
 
@@ -266,24 +269,24 @@ def test_unknown_schema_refuses_to_start_and_leaves_the_file_alone(path: str, st
 
 def test_full_disk_is_reported_while_reads_go_on_and_forgotten_when_there_is_room(db: LedgerDb) -> None:
     db.record((recording(),), (), NOW)
-    pages = db._connection.execute("PRAGMA page_count").fetchone()[0]
-    db._connection.execute(f"PRAGMA max_page_count = {pages}")
+    pages = db.file._connection.execute("PRAGMA page_count").fetchone()[0]
+    db.file._connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(LedgerFault, match="full"):
         db.record(tuple(recording(f"/{n}") for n in range(100)), SINKS, NOW)
-    assert "full" in db.issues["write"]
+    assert "full" in db.file.issues["write"]
     assert db.lookup("/logs/a.log") is not None
-    assert db.counts(SINKS, NOW)["entries"] == 1
-    db._connection.execute("PRAGMA max_page_count = 1000000")
+    assert db.counts(SINKS, NOW)["persistence.entries"] == 1
+    db.file._connection.execute("PRAGMA max_page_count = 1000000")
     db.record((recording("/b"),), (), NOW)
-    assert db.issues == {}
+    assert db.file.issues == {}
 
 
 def test_read_only_file_is_reported_while_reads_go_on(db: LedgerDb) -> None:
     db.record((recording(),), (), NOW)
-    db._connection.execute("PRAGMA query_only = 1")
+    db.file._connection.execute("PRAGMA query_only = 1")
     with pytest.raises(LedgerFault, match="readonly"):
         db.save_jobs((("/a", "{}"),), ())
-    assert "readonly" in db.issues["write"]
+    assert "readonly" in db.file.issues["write"]
     assert db.lookup("/logs/a.log") is not None
 
 

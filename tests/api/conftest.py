@@ -64,7 +64,7 @@ def open_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
         holder: dict[str, LocalActors] = {}
         actors = LocalActors(configured)
         holder["actors"] = actors
-        service = AttributionService(configured, actors.ledger, actors.tracker, actors.analyzers)
+        service = AttributionService(configured, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers)
         api = build_api(configured, service)
 
         @asynccontextmanager

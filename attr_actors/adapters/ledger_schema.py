@@ -1,0 +1,109 @@
+"""The ledger's tables, and opening a database that holds them.
+
+Hold in mind: SQLite in WAL mode with synchronous=FULL makes a commit durable before it returns, and
+locking_mode=EXCLUSIVE, set before the first access, keeps the index of the WAL in memory instead of a shared file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from attr_actors.errors import LedgerFault
+
+APPLICATION_ID = 0x41545452
+"""``ATTR`` in ASCII: tells our file from another program's."""
+SCHEMA_VERSION = 1
+
+SCHEMA = f"""
+CREATE TABLE analyses (
+    id INTEGER PRIMARY KEY,
+    path TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    engine TEXT NOT NULL,
+    newest INTEGER NOT NULL,
+    recorded_at REAL NOT NULL,
+    header TEXT NOT NULL,
+    requester TEXT NOT NULL,
+    UNIQUE (path, size, mtime_ns, engine)
+);
+CREATE UNIQUE INDEX analyses_newest ON analyses (path) WHERE newest;
+CREATE INDEX analyses_by_mtime ON analyses (mtime_ns);
+CREATE INDEX analyses_superseded ON analyses (recorded_at) WHERE NOT newest;
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY,
+    analysis_id INTEGER NOT NULL REFERENCES analyses (id) ON DELETE CASCADE,
+    wl_restart INTEGER NOT NULL,
+    action TEXT NOT NULL,
+    attribution TEXT NOT NULL,
+    UNIQUE (analysis_id, wl_restart)
+);
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    entry_id INTEGER NOT NULL REFERENCES entries (id) ON DELETE CASCADE,
+    sink TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'leased', 'parked')),
+    due_at REAL NOT NULL,
+    created_at REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    UNIQUE (entry_id, sink)
+);
+CREATE INDEX outbox_due ON outbox (sink, due_at) WHERE state <> 'parked';
+CREATE INDEX outbox_by_age ON outbox (created_at);
+CREATE TABLE receipts (
+    sink TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    receipt TEXT NOT NULL,
+    received_at REAL NOT NULL,
+    PRIMARY KEY (sink, topic)
+) WITHOUT ROWID;
+CREATE TABLE attempts (
+    path TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    engine TEXT NOT NULL,
+    started INTEGER NOT NULL,
+    started_at REAL NOT NULL,
+    PRIMARY KEY (path, size, mtime_ns, engine)
+) WITHOUT ROWID;
+CREATE TABLE jobs (path TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+UNREADABLE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def open_database(path: str) -> sqlite3.Connection:
+    """Open the ledger or make a new one. Raises LedgerFault for a foreign or newer file, sqlite3.DatabaseError if unreadable."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=256)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA cache_size = -32768")
+        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
+            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+        _check_schema(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_schema(connection: sqlite3.Connection, path: str) -> None:
+    application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
+    if application != APPLICATION_ID:
+        raise LedgerFault(f"'{path}' is a database of another program; name another file")
+    if version != SCHEMA_VERSION:
+        raise LedgerFault(f"'{path}' has ledger schema {version}, this version reads {SCHEMA_VERSION}; use the version that wrote it")
+
+
+def is_unreadable(exc: sqlite3.Error) -> bool:
+    """Tell whether SQLite says that the file is damaged or no database."""
+    # The low byte of an extended code is its class.
+    return (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF in UNREADABLE
