@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attr_actors
+from attr_actors.cli_keys import add_parsers as add_keys_parsers
 from attr_actors.cli_ledger import add_parsers as add_ledger_parsers
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="serve sample logs on a local Ray and show their attributions")
     demo.add_argument("--once", action="store_true", help="stop after the answers")
     demo.set_defaults(run=_demo)
+    add_keys_parsers(commands)
     add_ledger_parsers(commands)
     return parser
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from fastapi import FastAPI
 from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
 from attr_actors.actors.cluster import open_actors
 from attr_actors.settings import Settings
-from serve_app.api import build_api
-from serve_app.service import AttributionService
+from serve_app.door import Door
 
 APP_NAME = "attr-actors"
 
@@ -25,16 +23,15 @@ class Ingress:
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it.
         logging.getLogger("attr_actors").setLevel(settings.log_level_name)
-        self._settings = settings
-        actors = await asyncio.to_thread(open_actors, settings)
-        self._service = AttributionService(settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers)
+        self._door = Door(settings, await asyncio.to_thread(open_actors, settings))
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._settings, self._service)
+    def __serve_build_asgi_app__(self) -> Door:
+        return self._door
 
 
 def build_app(args: Settings) -> Application:
     """Return the application; in a Serve config ``args:`` win over the environment, and that over the defaults."""
+    args.check_reach()
     return Ingress.options(  # type: ignore[attr-defined, no-any-return]
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=1000,

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from attr_actors.core.paths import LogPath, admit, check_readable, open_log
+from attr_actors.core.access import narrower_root
+from attr_actors.core.paths import LogPath, admit, check_readable, open_log, stat_log
 from attr_actors.core.splitlog import job_id_from_path
-from attr_actors.errors import AttrError, BusyError, EmptyFile, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle, pick
-from attr_actors.models import Analysis, AnalyzeRequest, Health, JobMode, JobView, Peek, Requester, Submission
+from attr_actors.core.validity import is_valid
+from attr_actors.errors import AttrError, EmptyFile, Unavailable
+from attr_actors.handles import Actors, pick
+from attr_actors.models import Analysis, AnalyzeRequest, JobMode, JobView, Peek, Requester, Submission
 from attr_actors.settings import Settings
 from serve_app.bodies import (
     FlightBody,
-    HealthReply,
     InflightReply,
     JobBody,
     JobGroup,
@@ -35,9 +35,6 @@ T = TypeVar("T")
 PREVIEW_BYTES = 4096
 """What GET /print shows, as the predecessor did."""
 
-HEALTH_AGE_MAX_S = 1.0
-"""Health is asked of the actors at most this often per replica: load balancers probe more often than it changes."""
-
 
 @dataclass(frozen=True)
 class ResultQuery:
@@ -47,31 +44,21 @@ class ResultQuery:
     wl_restart: int | None = None
     wait: bool = True
     timeout_s: float | None = None
+    root: str | None = None
 
 
 class AttributionService:
     """What the HTTP routes do. One per replica; holds nothing that another replica would miss."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        ledger: LedgerHandle,
-        tracker: TrackerHandle,
-        analyzers: tuple[AnalyzerHandle, ...],
-        notifiers: tuple[NotifierHandle, ...] = (),
-    ) -> None:
+    def __init__(self, settings: Settings, actors: Actors) -> None:
         self._settings = settings
-        self._ledger = ledger
-        self._tracker = tracker
-        self._analyzers = analyzers
-        self._notifiers = notifiers
+        self._tracker = actors.tracker
+        self._analyzers = actors.analyzers
         self._files = ThreadPoolExecutor(16, thread_name_prefix="files")
-        self._health: tuple[float, HealthReply] | None = None
-        self.requests: Counter[str] = Counter()
 
-    async def submit(self, body: SubmitBody) -> SubmitReply:
-        """Register a job (POST /logs). Durable when it returns."""
-        log = await self._file(lambda: self._announce(body.log_path))
+    async def submit(self, body: SubmitBody, root: str | None = None) -> SubmitReply:
+        """Register a job (POST /logs). Durable when it returns. ``root`` confines the caller further."""
+        log = await self._file(lambda: self._announce(body.log_path, self._root(root)))
         job = await self._tracker.submit(
             Submission(path=log.path, user=body.user, job_id=body.job_id, cycle_id=body.cycle_id, intent=body.analysis_intent)
         )
@@ -85,7 +72,7 @@ class AttributionService:
 
     async def result(self, query: ResultQuery) -> ResultReply:
         """Answer why a job died (GET /logs)."""
-        log = await self._file(lambda: admit(query.log_path, self._settings.allowed_root))
+        log = await self._file(lambda: admit(query.log_path, self._root(query.root)))
         job = await self._tracker.find(log.path)
         if not query.wait:
             return await self._known(log, query)
@@ -94,9 +81,18 @@ class AttributionService:
             return timeout_reply(analysis, query.wl_restart, self._limit(query.timeout_s))
         return completed_reply(analysis, query.wl_restart)
 
-    async def preview(self, log_path: str) -> bytes:
+    async def still_stands(self, basis: Analysis) -> bool:
+        """Tell by the ledger's rule whether an answer may be served again, looking at its log."""
+        settings = self._settings
+        try:
+            seen = await self._file(lambda: stat_log(admit(basis.snapshot.path, settings.allowed_root)))
+        except AttrError:
+            return False
+        return is_valid(basis, time.time(), settings.cache_grace_period_seconds, settings.entry_age_max_s, seen.st_size, seen.st_mtime_ns)
+
+    async def preview(self, log_path: str, root: str | None = None) -> bytes:
         """Return the first 4096 bytes of a log, cut at a character boundary (GET /print)."""
-        return await self._file(lambda: _read_head(admit(log_path, self._settings.allowed_root)))
+        return await self._file(lambda: _read_head(admit(log_path, self._root(root))))
 
     async def jobs(self, mode: JobMode | None, limit: int, offset: int) -> JobsReply:
         """Return one page of tracked jobs (GET /jobs)."""
@@ -119,44 +115,6 @@ class AttributionService:
         flights = [FlightBody.of(f) for group in await asyncio.gather(*(a.flights() for a in self._analyzers)) for f in group]
         return InflightReply(count=len(flights), paths=[f.path for f in flights], entries=flights)
 
-    async def counters(self) -> dict[str, float]:
-        """Return the summed counters of all actors by dotted name (the source of GET /stats)."""
-        parts = (self._ledger.stats(), self._tracker.stats(), *(a.stats() for a in self._analyzers), *(n.stats() for n in self._notifiers))
-        total: Counter[str] = Counter()
-        for stats in await asyncio.gather(*parts):
-            total.update(stats.counts)
-        return dict(total) | self._processes(await self._ask_actors())
-
-    def _processes(self, answers: list[Health]) -> dict[str, float]:
-        """Return process id and uptime per actor, and this replica's."""
-        shown = {"actors.replica.pid": float(os.getpid())}
-        for answer in answers:
-            shown[f"actors.{answer.name}.pid"] = answer.pid
-            shown[f"actors.{answer.name}.uptime_s"] = time.time() - answer.started_at if answer.pid else 0.0
-        return shown
-
-    async def health(self) -> HealthReply:
-        """Return the state of the service and its actors (GET /healthz), at most a second old."""
-        if self._health is None or time.monotonic() - self._health[0] > HEALTH_AGE_MAX_S:
-            self._health = (time.monotonic(), await self._ask_health())
-        return self._health[1]
-
-    async def _ask_health(self) -> HealthReply:
-        answers = await self._ask_actors()
-        issues = [f"{a.name}: {issue}" for a in answers for issue in a.issues]
-        if any(a.failing for a in answers):
-            return HealthReply(status="fail", issues=issues)
-        return HealthReply(status="degraded" if issues else "ok", issues=issues)
-
-    async def _ask_actors(self) -> list[Health]:
-        named: list[tuple[str, LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle]] = [
-            ("ledger", self._ledger),
-            ("tracker", self._tracker),
-        ]
-        named += [(f"analyzer-{i}", a) for i, a in enumerate(self._analyzers)]
-        named += [(f"notifier-{sink}", n) for sink, n in zip(self._settings.sink_names, self._notifiers, strict=False)]
-        return await asyncio.gather(*(_health_of(name, handle) for name, handle in named))
-
     async def _known(self, log: LogPath, query: ResultQuery) -> ResultReply:
         peek = await pick(self._analyzers, log.path).peek(log.path)
         if peek.status == "completed" and peek.analysis:
@@ -175,9 +133,12 @@ class AttributionService:
     def _limit(self, timeout_s: float | None) -> float:
         return min(timeout_s or self._settings.compute_timeout, self._settings.compute_timeout)
 
-    def _announce(self, log_path: str) -> LogPath:
+    def _root(self, callers: str | None) -> str:
+        return narrower_root(callers, self._settings.allowed_root) if callers else self._settings.allowed_root
+
+    def _announce(self, log_path: str, root: str) -> LogPath:
         """Check a path of a POST: the file may not exist yet, because schedulers announce a job before its output."""
-        log = admit(log_path, self._settings.allowed_root)
+        log = admit(log_path, root)
         if os.path.lexists(log.path):
             check_readable(log)
         elif not os.path.isdir(os.path.dirname(log.path)):
@@ -198,14 +159,6 @@ def requester(path: str, job: JobView | None) -> Requester:
     if job:
         return Requester(user=job.user, job_id=job.job_id or job_id_from_path(path), cycle_id=job.cycle_id)
     return Requester(job_id=job_id_from_path(path))
-
-
-async def _health_of(name: str, handle: LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle) -> Health:
-    try:
-        return await handle.health()
-    except BusyError as exc:
-        down = Health(name=name, version="", fingerprint="", pid=0, started_at=0, issues=(exc.message,), failing=name == "ledger")
-        return down
 
 
 def _check_not_empty(log: LogPath) -> None:

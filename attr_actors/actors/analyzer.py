@@ -46,7 +46,9 @@ class Analyzer:
 
     async def analyze(self, request: AnalyzeRequest) -> Analysis:
         """Return the answer for a path, from the ledger if it still holds, else from one shared analysis."""
-        return await self._flights.join(request.path, lambda: self._answer(request))
+        joined = request.path in self._flights
+        analysis = await self._flights.join(request.path, lambda: self._answer(request))
+        return analysis.model_copy(update={"joined": True}) if joined else analysis
 
     async def start(self, request: AnalyzeRequest) -> None:
         """Start the analysis of a path and return at once."""

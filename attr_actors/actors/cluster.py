@@ -21,10 +21,12 @@ from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorE
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.limiter import Limiter
+from attr_actors.actors.meter import Meter
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.errors import AttrError, Overloaded, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, NotifierHandle, TrackerHandle
+from attr_actors.handles import Actors
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
@@ -64,6 +66,8 @@ def plan(settings: Settings) -> list[Spec]:
     analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
     return [
         Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False),
+        Spec("limiter", Limiter, lambda s, _: (s,)),
+        Spec("meter", Meter, lambda s, _: (s,)),
         *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name)) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
         *[Spec(f"notifier-{sink}", Notifier, lambda s, up, sink=sink: (s, up["ledger"], sink)) for sink in settings.sink_names],  # type: ignore[misc]
@@ -120,16 +124,6 @@ class RemoteHandle:
         return Unavailable(f"the {name} is restarting", 2.0)
 
 
-@dataclass(frozen=True)
-class Actors:
-    """The handles of all actors."""
-
-    ledger: LedgerHandle
-    tracker: TrackerHandle
-    analyzers: tuple[AnalyzerHandle, ...]
-    notifiers: tuple[NotifierHandle, ...]
-
-
 def handles(settings: Settings) -> dict[str, Any]:
     """Return a handle per actor of the plan, without starting anything."""
     return {s.name: RemoteHandle(s.name, settings.ray_namespace, settings.call_timeout_s) for s in plan(settings)}
@@ -139,10 +133,7 @@ def find_actors(settings: Settings) -> Actors:
     """Return handles of the actors that ``open_actors`` started, here or elsewhere on the cluster."""
     found = handles(settings)
     analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
-    notifiers = tuple(found[f"notifier-{sink}"] for sink in settings.sink_names)
-    return Actors(
-        found["ledger"], found["tracker"], cast(tuple[AnalyzerHandle, ...], analyzers), cast(tuple[NotifierHandle, ...], notifiers)
-    )
+    return Actors(found["ledger"], found["tracker"], analyzers, found["limiter"], found["meter"], found)
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
