@@ -78,7 +78,10 @@ class Settings(BaseSettings):
     scan_backend: Literal["auto", "hyperscan", "re2"] = Field("auto", description="Pattern matcher; auto: hyperscan where it can be had.")
     signatures_dir: str = Field("", description="Directory with an operator's own signature rows.")
 
+    file_threads: int = Field(16, ge=1, description="Quick looks at files that one replica takes at a time and mount.")
     file_timeout_s: float = Field(10, gt=0, description="Longest wait for the file system in a quick request, s; then 503.")
+
+    waiting_requests_max: int = Field(2000, ge=1, description="Requests for answers not at hand that one replica holds; more get 503.")
 
     # Jobs.
     max_jobs: int = Field(100_000, ge=1, description="Tracked jobs; more are refused with 503 job_limit_reached.")

@@ -34,7 +34,7 @@ def build_app(args: Settings) -> Application:
     args.check_reach()
     return Ingress.options(  # type: ignore[attr-defined, no-any-return]
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=1000,
+        max_ongoing_requests=10 * args.waiting_requests_max,  # The door refuses before that, and lets probes and kept replies through.
         graceful_shutdown_timeout_s=20,
         health_check_period_s=5,
         health_check_timeout_s=20,

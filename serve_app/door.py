@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, cast
 
 from attr_actors.core.access import ANYONE, Caller, Scope
-from attr_actors.errors import AttrError
+from attr_actors.errors import AttrError, Overloaded
 from attr_actors.handles import Actors
 from attr_actors.settings import Settings
 from serve_app.allowances import Account, Allowances
@@ -73,6 +73,11 @@ class Door:
         self._allowances = Allowances(settings, actors.limiter, self._figures.counts)
         self._answers = AnswerCache(settings)
         self._figures.gauge(self._answers.gauges)
+        self._figures.gauge(self._service.gauges)
+        self._overview.watch(self._keys.issues)
+        self._overview.watch(lambda: self._service.issues)
+        self._waiting_max = settings.waiting_requests_max
+        self._waiting = 0
         self._ticking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -107,7 +112,14 @@ class Door:
             return
         if rule.rate == "analyze" and await self._answer_from_memory(scope, caller, headers, send):
             return
-        await self._pass_on(scope, receive, send, caller, account, headers)
+        if self._waiting >= self._waiting_max and rule.rate:
+            await _send_error(send, Overloaded(f"{self._waiting_max} requests wait here for an answer; try again later", 5.0), headers)
+            return
+        self._waiting += 1
+        try:
+            await self._pass_on(scope, receive, send, caller, account, headers)
+        finally:
+            self._waiting -= 1
 
     def _admit(self, scope: AsgiScope, rule: Rule) -> Caller:
         """Identify the caller of a route that is not open. Raises Unauthorized or Forbidden."""
@@ -174,10 +186,6 @@ class Door:
     async def tick(self) -> None:
         """Take in what changed elsewhere, and tell what happened here."""
         await self._keys.reload()
-        if self._keys.issue:
-            self._overview.issues["keys"] = self._keys.issue
-        else:
-            self._overview.issues.pop("keys", None)
         await self._allowances.compare()
         await self._figures.report()
 

@@ -21,9 +21,13 @@ class Keys:
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
         self._ring: KeyRing | None = None
-        self.issue: str | None = None
+        self._issue: str | None = None
         if path:
             self._read()
+
+    def issues(self) -> list[str]:
+        """Return what is wrong with the file."""
+        return [self._issue] if self._issue else []
 
     def identify(self, token: str | None) -> Caller:
         """Return who asks. Raises Unauthorized."""
@@ -39,11 +43,11 @@ class Keys:
             return
         try:
             await asyncio.to_thread(self._read)
-            self.issue = None
+            self._issue = None
         except BadSettings as exc:
-            if self.issue != exc.message:
+            if self._issue != exc.message:
                 logger.error("the former API keys stay in force: %s", exc.message)
-            self.issue = exc.message
+            self._issue = exc.message
 
     def _read(self) -> None:
         try:

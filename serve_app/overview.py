@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 
 from attr_actors.errors import BusyError
 from attr_actors.handles import Actors, Reporting
@@ -31,8 +32,11 @@ class Overview:
         self._figures = figures
         self._health: tuple[float, HealthReply] | None = None
         self._asking: asyncio.Task[HealthReply] | None = None
-        self.issues: dict[str, str] = {}
-        """What this replica itself has to complain about, by subject."""
+        self._own: list[Callable[[], list[str]]] = []
+
+    def watch(self, issues: Callable[[], list[str]]) -> None:
+        """Add what ``issues()`` returns, which is this replica's own, to the state of the service."""
+        self._own.append(issues)
 
     async def counters(self) -> dict[str, float]:
         """Return the summed counters of all actors and replicas by dotted name."""
@@ -67,7 +71,7 @@ class Overview:
             answers = await self._ask_all()
         finally:
             self._asking = None
-        issues = [f"{a.name}: {issue}" for a in answers for issue in a.issues] + list(self.issues.values())
+        issues = [f"{a.name}: {issue}" for a in answers for issue in a.issues] + [issue for own in self._own for issue in own()]
         status = HealthReply(status="degraded" if issues else "ok", issues=issues)
         if any(a.failing for a in answers):
             status = HealthReply(status="fail", issues=issues)

@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,7 +13,8 @@ from attr_actors.core.access import narrower_root
 from attr_actors.core.paths import LogPath, admit, check_readable, open_log, stat_log
 from attr_actors.core.splitlog import job_id_from_path
 from attr_actors.core.validity import is_valid
-from attr_actors.errors import AttrError, EmptyFile, Unavailable
+from attr_actors.errors import AttrError, EmptyFile
+from attr_actors.file_threads import FileThreads
 from attr_actors.handles import Actors, pick
 from attr_actors.models import Analysis, AnalyzeRequest, JobMode, JobView, Peek, Requester, Submission
 from attr_actors.settings import Settings
@@ -35,6 +35,9 @@ T = TypeVar("T")
 PREVIEW_BYTES = 4096
 """What GET /print shows, as the predecessor did."""
 
+FILE_REQUESTS_MAX = 1000
+"""Requests of one replica that may wait for one file system; more are refused."""
+
 
 @dataclass(frozen=True)
 class ResultQuery:
@@ -54,11 +57,20 @@ class AttributionService:
         self._settings = settings
         self._tracker = actors.tracker
         self._analyzers = actors.analyzers
-        self._files = ThreadPoolExecutor(16, thread_name_prefix="files")
+        self._files = FileThreads("files", settings.file_threads, FILE_REQUESTS_MAX)
+
+    def gauges(self) -> dict[str, float]:
+        """Return what the threads on files are held up by, for the figures."""
+        return {"files.threads_stuck": float(self._files.stuck), "files.mounts_hung": float(len(self._files.hung_mounts()))}
+
+    @property
+    def issues(self) -> list[str]:
+        """Return what an operator must mend."""
+        return [f"the file system at '{point}' does not answer" for point in self._files.hung_mounts()]
 
     async def submit(self, body: SubmitBody, root: str | None = None) -> SubmitReply:
         """Register a job (POST /logs). Durable when it returns. ``root`` confines the caller further."""
-        log = await self._file(lambda: self._announce(body.log_path, self._root(root)))
+        log = await self._file(body.log_path, lambda: self._announce(body.log_path, self._root(root)))
         job = await self._tracker.submit(
             Submission(path=log.path, user=body.user, job_id=body.job_id, cycle_id=body.cycle_id, intent=body.analysis_intent)
         )
@@ -72,7 +84,7 @@ class AttributionService:
 
     async def result(self, query: ResultQuery) -> ResultReply:
         """Answer why a job died (GET /logs)."""
-        log = await self._file(lambda: admit(query.log_path, self._root(query.root)))
+        log = await self._file(query.log_path, lambda: admit(query.log_path, self._root(query.root)))
         job = await self._tracker.find(log.path)
         if not query.wait:
             return await self._known(log, query)
@@ -85,14 +97,14 @@ class AttributionService:
         """Tell by the ledger's rule whether an answer may be served again, looking at its log."""
         settings = self._settings
         try:
-            seen = await self._file(lambda: stat_log(admit(basis.snapshot.path, settings.allowed_root)))
+            seen = await self._file(basis.snapshot.path, lambda: stat_log(admit(basis.snapshot.path, settings.allowed_root)))
         except AttrError:
             return False
         return is_valid(basis, time.time(), settings.cache_grace_period_seconds, settings.entry_age_max_s, seen.st_size, seen.st_mtime_ns)
 
     async def preview(self, log_path: str, root: str | None = None) -> bytes:
         """Return the first 4096 bytes of a log, cut at a character boundary (GET /print)."""
-        return await self._file(lambda: _read_head(admit(log_path, self._root(root))))
+        return await self._file(log_path, lambda: _read_head(admit(log_path, self._root(root))))
 
     async def jobs(self, mode: JobMode | None, limit: int, offset: int) -> JobsReply:
         """Return one page of tracked jobs (GET /jobs)."""
@@ -119,7 +131,7 @@ class AttributionService:
         peek = await pick(self._analyzers, log.path).peek(log.path)
         if peek.status == "completed" and peek.analysis:
             return completed_reply(peek.analysis, query.wl_restart)
-        await self._file(lambda: _check_not_empty(log))
+        await self._file(log.path, lambda: _check_not_empty(log))
         return unfinished_reply(peek)
 
     async def _analysis(self, request: AnalyzeRequest, timeout_s: float | None) -> Analysis | Peek:
@@ -145,13 +157,9 @@ class AttributionService:
             check_readable(log)  # Raises the error that names what is missing.
         return log
 
-    async def _file(self, work: Callable[[], T]) -> T:
-        """Touch the file system in a thread, with a limit: a hung mount stalls only its own requests."""
-        try:
-            async with asyncio.timeout(self._settings.file_timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._files, work)
-        except TimeoutError:
-            raise Unavailable(f"the file system did not answer within {self._settings.file_timeout_s:g} s", 10.0) from None
+    async def _file(self, path: str, work: Callable[[], T]) -> T:
+        """Touch the file system in a thread, with a limit: a hung mount holds up its own requests only."""
+        return await self._files.run(path, work, self._settings.file_timeout_s)
 
 
 def requester(path: str, job: JobView | None) -> Requester:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from attr_actors.core.access import KeyRow, hash_token, render_keys
+from attr_actors.core.paths import LogPath, admit
 from tests.api.conftest import OOM_LOG, Api
 
 
@@ -160,3 +163,48 @@ def test_a_changed_key_file_is_read_again_and_a_broken_one_leaves_the_former_key
     keyed.tick()
     assert keyed.status("reader", "GET", "/stats") == 200
     assert "API keys" in keyed.api.client.get("/healthz").json()["issues"][0]
+
+
+def test_a_hung_file_system_is_503_at_once_and_probes_and_kept_replies_stay_fast(open_api, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    api = open_api(file_timeout_s=0.1, file_threads=2)
+    path, mended = api.write("a.log"), threading.Event()
+    api.get(path)
+    threads_before = threading.active_count()
+
+    def hang(raw: str, root: str) -> None:
+        assert mended.wait(60)
+
+    monkeypatch.setattr("serve_app.service.admit", hang)
+    try:
+        statuses = [api.client.get("/logs", params={"log_path": api.write(f"{n}.log")}).status_code for n in range(20)]
+        assert statuses == [503] * 20
+        started = time.monotonic()
+        refused = api.client.get("/logs", params={"log_path": path + "x"})
+        assert time.monotonic() - started < 0.1
+        assert (refused.status_code, refused.json()["error_code"], refused.headers["retry-after"]) == (503, "unavailable", "10")
+        assert api.client.get("/logs", params={"log_path": path}).status_code == 200
+        assert "does not answer" in api.client.get("/healthz").json()["issues"][0]
+        assert threading.active_count() <= threads_before + 2
+    finally:
+        mended.set()
+
+
+def test_more_waiting_requests_than_allowed_are_refused_and_probes_are_not(open_api, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    api = open_api(waiting_requests_max=1)
+    path, entered, mended = api.write("a.log"), threading.Event(), threading.Event()
+
+    def hang(raw: str, root: str) -> LogPath:
+        entered.set()
+        assert mended.wait(60)
+        return admit(raw, root)
+
+    monkeypatch.setattr("serve_app.service.admit", hang)
+    with ThreadPoolExecutor(1) as one:
+        first = one.submit(api.client.get, "/logs", params={"log_path": path})
+        assert entered.wait(10)
+        refused = api.client.get("/logs", params={"log_path": path})
+        assert (refused.status_code, refused.json()["error_code"]) == (503, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert api.client.get("/healthz").status_code == 200
+        mended.set()
+        assert first.result(60).status_code == 200
