@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FAST := tests/core tests/adapters tests/actors tests/api tests/simulation
+FAST := tests/core tests/adapters tests/actors tests/api tests/simulation tests/tools
 
 .PHONY: run install check test test-ray bench clean
 

@@ -1,23 +1,41 @@
-"""``nvrx-attrsvc``: the command line. Heavy imports wait until their command runs, so that ``--help`` is instant."""
+"""``nvrx-attrsvc``: the command line. Each group of commands is a module with ``add_parsers()``; heavy imports wait for their command."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import attr_actors
-from attr_actors.cli_keys import add_parsers as add_keys_parsers
-from attr_actors.cli_ledger import add_parsers as add_ledger_parsers
+from attr_actors import (
+    cli_analyze,
+    cli_batch,
+    cli_completion,
+    cli_jobs,
+    cli_keys,
+    cli_ledger,
+    cli_monitor,
+    cli_remote,
+    cli_serve,
+    cli_signatures,
+)
+from attr_actors.cli_output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, HelpFormatter
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+GROUPS = (cli_serve, cli_analyze, cli_batch, cli_remote, cli_jobs, cli_keys, cli_ledger, cli_signatures, cli_monitor, cli_completion)
+
+EPILOG = """\
+examples:
+  nvrx-attrsvc analyze /logs/slurm-1234.out       why did this job die?
+  NVRX_ATTRSVC_ALLOWED_ROOT=/logs nvrx-attrsvc    serve, on 127.0.0.1:8000
+  nvrx-attrsvc result /logs/slurm-1234.out        ask the service
+
+exit codes: 0 done; 1 failed; 2 wrong arguments or settings; 3 done, with faults that were shown; 130 interrupted
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 wrong settings or arguments."""
-    args = _parser().parse_args(argv)
+    """Run one command and return its exit code."""
+    args = build_parser().parse_args(argv)
     from attr_actors.errors import AttrError, BadSettings, RequestError
 
     try:
@@ -28,86 +46,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AttrError as exc:
         print(f"nvrx-attrsvc: {exc.message}", file=sys.stderr)
         return EXIT_USAGE if isinstance(exc, RequestError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
     except BrokenPipeError:  # The reader of our output has seen enough.
         sys.stderr.close()
         return EXIT_OK
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="nvrx-attrsvc",
         description="Why a training job died, on which node, with the lines that prove it. Without a command: serve.",
-        epilog="example: nvrx-attrsvc analyze /logs/slurm-1234.out",
+        epilog=EPILOG,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"attr-actors {attr_actors.__version__}")
-    parser.set_defaults(run=_serve)
+    parser.set_defaults(run=cli_serve.run_serve)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    serve = commands.add_parser("serve", help="start the HTTP service (starts a local Ray, or joins RAY_ADDRESS)")
-    serve.set_defaults(run=_serve)
-    analyze = commands.add_parser("analyze", help="attribute log files here and now, without a service")
-    analyze.add_argument("files", nargs="+", metavar="FILE")
-    analyze.add_argument("--json", action="store_true", help="one JSON object per file and line: log_path, attribution")
-    analyze.set_defaults(run=_analyze)
-    config = commands.add_parser("config", help="show the effective settings, secrets masked, and where each came from")
-    config.add_argument("--json", action="store_true")
-    config.set_defaults(run=_config)
-    demo = commands.add_parser("demo", help="serve sample logs on a local Ray and show their attributions")
-    demo.add_argument("--once", action="store_true", help="stop after the answers")
-    demo.set_defaults(run=_demo)
-    add_keys_parsers(commands)
-    add_ledger_parsers(commands)
+    for commands_of in GROUPS:
+        commands_of.add_parsers(commands)
     return parser
-
-
-def _serve(args: argparse.Namespace) -> int:
-    from attr_actors.settings import Settings
-    from serve_app.launch import serve_until_stopped
-
-    serve_until_stopped(Settings.load(), say=_say)
-    return EXIT_OK
-
-
-def _demo(args: argparse.Namespace) -> int:
-    from serve_app.demo import run_demo
-
-    run_demo(once=args.once, say=_say)
-    return EXIT_OK
-
-
-def _analyze(args: argparse.Namespace) -> int:
-    from attr_actors.local import attribute_files
-
-    width = _width()
-    failures = 0
-    for row in attribute_files(args.files):
-        failures += row.error is not None
-        print(row.render_json() if args.json else row.render_text(width), flush=True)
-    return EXIT_FAILED if failures else EXIT_OK
-
-
-def _config(args: argparse.Namespace) -> int:
-    from attr_actors.settings import Settings, env_name, masked, origins
-
-    settings = Settings.load()
-    where = origins(settings, {})
-    rows: list[dict[str, Any]] = [{"name": env_name(k), "value": v, "origin": where[k]} for k, v in masked(settings).items()]
-    if args.json:
-        print(json.dumps(rows))
-        return EXIT_OK
-    name_width = max(len(r["name"]) for r in rows)
-    for row in rows:
-        print(f"{row['name']:{name_width}}  {'-' if row['value'] in ('', None) else row['value']}  ({row['origin']})")
-    return EXIT_OK
-
-
-def _width() -> int:
-    import shutil
-
-    return shutil.get_terminal_size((100, 24)).columns
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

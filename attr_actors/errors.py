@@ -21,6 +21,8 @@
     │   ├── SinkError           502 sink_error (Elasticsearch, Slack, a webhook)
     │   ├── SinkRejected        502 sink_rejected (will be refused again)
     │   ├── ModelError          502 model_error
+    │   │   └── ModelRejected   502 model_rejected (will be refused again, or the time is over)
+    │   ├── SlurmError          502 slurm_error
     │   └── BadReply            502 bad_reply
     ├── OperatorError           settings or files that the operator must mend
     │   ├── BadSettings         500 bad_settings
@@ -181,6 +183,19 @@ class ModelError(DependencyError):
     """The model endpoint failed or timed out."""
 
     code = "model_error"
+
+
+class ModelRejected(ModelError):
+    """The model endpoint would refuse the same call again, or there is no time left for another one."""
+
+    code = "model_rejected"
+    retryable = False
+
+
+class SlurmError(DependencyError):
+    """A Slurm command failed or did not end in time."""
+
+    code = "slurm_error"
 
 
 class BadReply(DependencyError):

@@ -1,8 +1,9 @@
 """What each actor can be asked, seen from its callers. The picture in words:
 
     serve_app -> tracker, analyzers, ledger      tracker -> ledger, analyzers
-    analyzers -> ledger                          notifiers -> ledger (serve_app asks them for stats and health)
     serve_app -> limiter, meter
+    analyzers -> ledger, model gate              notifiers -> ledger (serve_app asks them for stats and health)
+    model gate -> ledger (serve_app asks it for stats and health)
 
 A handle is either an in-process twin (tests, ``analyze`` without Ray) or a wrapper over a Ray actor handle made by
 ``actors/cluster.py``; both look like these protocols. Every method is idempotent, has a timeout at the caller, and
@@ -28,11 +29,14 @@ from attr_actors.models import (
     JobsPage,
     JobView,
     Lease,
+    ModelOutcome,
     Outcome,
     Peek,
+    Permit,
     Recording,
     Snapshot,
     Stats,
+    StoredReply,
     Submission,
 )
 
@@ -61,11 +65,36 @@ class LedgerHandle(Protocol):
     async def settle(self, outcomes: tuple[Outcome, ...]) -> None:
         """Remove what is done (keeping receipts), postpone what is to be tried again, park the rest; in one transaction."""
 
+    async def find_reply(self, key: str) -> StoredReply | None:
+        """Return the model's reply to exactly this question, if it was asked before."""
+
+    async def save_reply(self, reply: StoredReply) -> None:
+        """Keep a model's reply; the same key again replaces it."""
+
+    async def tokens_since(self, at: float) -> int:
+        """Return the tokens of the replies stored since an instant."""
+
     async def stats(self) -> Stats:
         """Return counts of entries, jobs and outbox rows per sink and state, and the age of the oldest due row."""
 
     async def health(self) -> Health:
         """Return version, settings fingerprint and issues."""
+
+
+class ModelGateHandle(Protocol):
+    """The one owner of what the model's endpoint stands: calls under way, the circuit breaker, the day's tokens."""
+
+    async def acquire(self, ticket: str, wait_s: float) -> Permit:
+        """Return a permit, waiting up to ``wait_s`` for a free slot; the same ticket gets the same permit again."""
+
+    async def release(self, ticket: str, outcome: ModelOutcome) -> None:
+        """Give a permit back with what became of it."""
+
+    async def stats(self) -> Stats:
+        """Return the counters of the model: answers, tokens, cost, latency, the breaker's state."""
+
+    async def health(self) -> Health:
+        """Return version, settings fingerprint and issues; failing when half of the recent opinions failed."""
 
 
 class AnalyzerHandle(Protocol):
@@ -76,6 +105,9 @@ class AnalyzerHandle(Protocol):
 
     async def start(self, request: AnalyzeRequest) -> None:
         """Start (or join) the flight and return at once."""
+
+    async def follow(self, path: str) -> None:
+        """Read on in a log that is being written, so that its analysis costs only the tail; returns at once, records nothing."""
 
     async def peek(self, path: str) -> Peek:
         """Return what is known without starting work."""

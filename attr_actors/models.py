@@ -246,6 +246,8 @@ class EngineConfig(Value):
     evidence_bytes_max: int = 24_000
     signatures_dir: str = ""
     scan_backend: Literal["auto", "hyperscan", "re2"] = "auto"
+    scan_bytes_max: int = 256 << 30
+    signatures_cache_dir: str = ""
 
 
 class Stats(Value):
@@ -343,3 +345,36 @@ class Figures(Value):
     source: str
     counts: dict[str, float] = {}
     gauges: dict[str, float] = {}
+
+
+class Permit(Value):
+    """Whether a second opinion may be asked for now. ``busy``: it is only a matter of waiting for a free slot."""
+
+    granted: bool
+    busy: bool = False
+    reason: str = ""
+    retry_after_s: float = 0.0
+
+
+class ModelOutcome(Value):
+    """What became of a permit: an answer, an unusable one, a failure of the endpoint, or nothing (nobody waits any more)."""
+
+    result: Literal["answered", "unusable", "failed", "abandoned"]
+    tokens: int = 0
+    cost_usd: float = 0.0
+    latency_s: float = 0.0
+    calls: int = 0
+    retry_after_s: float | None = None
+
+
+class StoredReply(Value):
+    """A model's reply as it came, kept under a hash of everything that it was asked: the same is not asked twice."""
+
+    key: str
+    model: str
+    reply: str
+    tokens_in: int
+    tokens_out: int
+    cost_usd: float
+    latency_s: float
+    stored_at: float

@@ -77,6 +77,10 @@ class Settings(BaseSettings):
     evidence_bytes_max: int = Field(24_000, ge=2_000, description="Evidence kept per answer, bytes (about 8k tokens).")
     scan_backend: Literal["auto", "hyperscan", "re2"] = Field("auto", description="Pattern matcher; auto: hyperscan where it can be had.")
     signatures_dir: str = Field("", description="Directory with an operator's own signature rows.")
+    signatures_cache_dir: str = Field(
+        "", description="Where compiled signatures are cached; empty: attr-actors in the user's cache directory."
+    )
+    scan_bytes_max: int = Field(256 << 30, ge=1, description="Text read of one log, decompressed, bytes; an answer beyond it is partial.")
 
     file_threads: int = Field(16, ge=1, description="Quick looks at files that one replica takes at a time and mount.")
     file_timeout_s: float = Field(10, gt=0, description="Longest wait for the file system in a quick request, s; then 503.")
@@ -90,6 +94,7 @@ class Settings(BaseSettings):
     terminated_age_max_s: float = Field(3600, gt=0, description="A terminated job is forgotten after this, s.")
     job_age_max_s: float = Field(180 * 86400, gt=0, description="Any job older than this is forgotten, s.")
     pending_bytes: int = Field(4096, ge=1, description="A log with a job_id and fewer bytes is pending: too early to tell its layout.")
+    followed_max: int = Field(64, ge=0, description="Growing logs that one analyzer follows for progressive jobs (about 0.5 MB each).")
     marker_head_bytes: int = Field(2**20, ge=4096, description="A log without START PATHS in its first bytes has none and is not read on.")
     logs_dir_files_max: int = Field(1000, ge=1, description="Log files kept per splitlog job, the last ones in order.")
     tracker_threads: int = Field(8, ge=1, description="Logs that the tracker looks at in parallel; shared file systems wait.")
@@ -103,6 +108,28 @@ class Settings(BaseSettings):
     llm_max_tokens: int = Field(8192, ge=1, description="Longest reply, tokens.")
     nvidia_api_key: SecretStr | None = Field(None, validation_alias=_bare("NVIDIA_API_KEY"))
     nvidia_api_key_file: str = Field("", validation_alias=_bare("NVIDIA_API_KEY_FILE"))
+    llm_api_key: SecretStr | None = Field(None, validation_alias=_bare("LLM_API_KEY"), description="Key of another endpoint.")
+    llm_api_key_file: str = Field("", validation_alias=_bare("LLM_API_KEY_FILE"), description="File that holds such a key.")
+    llm_fallback_models: str = Field("", description="Models to ask in turn when the first one fails, separated by commas.")
+    llm_prompt_tokens_max: int = Field(8000, ge=1500, description="Longest prompt, tokens: more evidence adds cost before it adds insight.")
+    llm_context_tokens: int = Field(131_072, ge=2048, description="The model's context, tokens; prompt and reply share it.")
+    llm_call_timeout_s: float = Field(60, gt=0, description="Longest model call, s: a 49B model writes an answer in 5 to 30 s.")
+    llm_deadline_s: float = Field(120, gt=0, description="Longest second opinion with all its calls, s; then the rules answer alone.")
+    llm_retries_max: int = Field(2, ge=0, le=10, description="Repeats of a call after 408, 429, 5xx or a lost connection.")
+    llm_lookups_max: int = Field(0, ge=0, le=3, description="Rounds in which the model may ask to see more lines; 0: one call per answer.")
+    llm_redaction: Literal["off", "secrets", "strict"] = Field(
+        "secrets", description="What leaves the cluster masked: nothing; credentials; also users, hosts, addresses and paths."
+    )
+    llm_calls_per_analyzer: int = Field(4, ge=1, description="Second opinions under way in one analyzer.")
+    llm_calls_max: int = Field(8, ge=1, description="Second opinions under way in the whole service: what the endpoint stands.")
+    llm_tokens_per_day: int = Field(20_000_000, ge=0, description="Tokens per UTC day, after which the rules answer alone; 0: no limit.")
+    llm_breaker_failures: int = Field(5, ge=1, description="Failures in a row after which the endpoint is left alone.")
+    llm_breaker_open_s: float = Field(30, gt=0, description="How long it is left alone at first, s; doubles up to 10 times that.")
+    llm_wait_s: float = Field(0, ge=0, description="Longest wait of a request for the model once the rules have answered, s; 0: none.")
+    health_window_s: float = Field(60, gt=0, description="/healthz judges failures of the model within so many seconds.")
+    llm_prices: dict[str, tuple[float, float]] = Field(
+        {}, description='USD per million tokens in and out, per model: {"name": [0.9, 0.9]}; a model without a row costs 0.'
+    )
 
     # Sinks.
     dataflow_index: str = Field("", description="Elasticsearch index for records; empty: no records.")
@@ -130,6 +157,12 @@ class Settings(BaseSettings):
 
     # The cluster.
     ray_namespace: str = Field("attr-actors", description="Ray namespace of the actors.")
+    ledger_resource: str = Field("", description="Custom Ray resource of the nodes that may hold the ledger's file; empty: any node.")
+    process_cpus: float = Field(
+        0,
+        ge=0,
+        description="CPUs that each actor and replica reserves; above 0 keeps them off a head without CPUs, and autoscalers add nodes.",
+    )
     call_timeout_s: float = Field(10, gt=0, description="Longest wait of one actor for another's quick answer, s.")
     replicas_min: int = Field(1, ge=1, description="Fewest ingress replicas.")
     replicas_max: int = Field(2, ge=1, description="Most ingress replicas.")
@@ -175,9 +208,18 @@ class Settings(BaseSettings):
             )
 
     @property
+    def llm_models(self) -> tuple[str, ...]:
+        """Return the models to ask in turn, the first one first."""
+        names = (self.llm_model, *self.llm_fallback_models.split(","))
+        return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+
+    @property
     def engine(self) -> EngineConfig:
         """Return the engine's part of the settings."""
-        return EngineConfig(**{name: getattr(self, name) for name in EngineConfig.model_fields})
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(Path.home(), ".cache")
+        values = {name: getattr(self, name) for name in EngineConfig.model_fields}
+        values["signatures_cache_dir"] = self.signatures_cache_dir or os.path.join(cache, "attr-actors")
+        return EngineConfig(**values)
 
     @property
     def ledger_file(self) -> str:

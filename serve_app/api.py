@@ -63,9 +63,12 @@ def _add_log_routes(api: FastAPI, service: AttributionService) -> None:
         wl_restart: Annotated[int | None, Query(ge=0, description="Workload cycle, from 0; all cycles without it.")] = None,
         wait: Annotated[bool, Query(description="false never starts work and returns what is known.")] = True,
         timeout_s: Annotated[float | None, Query(gt=0, description="Longest wait, s; at most COMPUTE_TIMEOUT.")] = None,
+        file: Annotated[str | None, Query(description="Splitlog: the base name of one log file; the last one without it.")] = None,
+        all_files: Annotated[bool, Query(description="Splitlog: every complete file, under ``files``.")] = False,
     ) -> Response:
         """Tell why the job died."""
-        reply = await service.result(ResultQuery(log_path, wl_restart, wait, timeout_s, _caller(request).root))
+        query = ResultQuery(log_path, wl_restart, wait, timeout_s, file, all_files, _caller(request).root)
+        reply = await service.result(query)
         request.state.basis, request.state.joined = reply.basis, reply.joined
         return _json(reply)
 

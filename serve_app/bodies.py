@@ -49,7 +49,7 @@ class ResultBody(BaseModel):
     """What monitors read: one ``[text, info]`` pair per workload cycle."""
 
     module: str = "log_analyzer"
-    state: Literal["complete", "timeout", "pending", "in_flight"]
+    state: Literal["complete", "timeout", "pending", "in_flight", "error"]
     result_id: str | None = None
     result: list[tuple[str, CycleInfo]] = []
     error: str | None = None
@@ -78,6 +78,7 @@ class ResultReply(BaseModel):
     candidate_recommendation: Recommendation | None = None
     attribution: Attribution | None = None
     degraded: str | None = None
+    files: list[ResultReply] | None = None
     basis: Analysis | None = Field(None, exclude=True, description="What the reply stands on, if nothing but this log decides it.")
     joined: bool = Field(False, exclude=True, description="The answer came from a flight that was under way when it was asked for.")
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
 import tempfile
 import time
-import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import attr_actors
+from attr_actors.client import AttributionClient
 from attr_actors.core.terminal import render_terminal
-from attr_actors.models import Attribution
+from attr_actors.models import Intent
 from attr_actors.settings import Settings
 from serve_app.launch import serve_until_stopped
 
@@ -33,8 +31,9 @@ def run_demo(once: bool, say: Callable[[str], None]) -> None:
 
         def show(url: str) -> None:
             width = shutil.get_terminal_size((100, 24)).columns
-            for log in sorted(logs.iterdir()):
-                say("\n" + _ask(url, log, width, colour=os.isatty(1)))
+            with AttributionClient(url) as client:
+                for log in sorted(logs.iterdir()):
+                    say("\n" + _ask(client, log, width, colour=os.isatty(1)))
             example = sorted(logs.iterdir())[0]
             say(
                 f"\nGo on with:\n  curl '{url}/logs?log_path={example}'\n"
@@ -45,17 +44,13 @@ def run_demo(once: bool, say: Callable[[str], None]) -> None:
         serve_until_stopped(settings, say, greet=show, once=once)
 
 
-def _ask(url: str, log: Path, width: int, colour: bool) -> str:
-    body = json.dumps({"log_path": str(log), "user": "demo", "analysis_intent": "terminal"}).encode()
-    post = urllib.request.Request(f"{url}/logs", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(post, timeout=60):
-        pass
+def _ask(client: AttributionClient, log: Path, width: int, colour: bool) -> str:
+    client.submit(str(log), user="demo", analysis_intent=Intent.TERMINAL)
     started = time.monotonic()
-    with urllib.request.urlopen(f"{url}/logs?log_path={urllib.parse.quote(str(log))}", timeout=60) as reply:
-        answer = json.load(reply)
+    answer = client.result(str(log)).attribution
     took_ms = (time.monotonic() - started) * 1000
-    text = render_terminal(log.name, Attribution.model_validate(answer["attribution"]), width, colour)
-    return f"{text}\n  answered in {took_ms:.0f} ms"
+    assert answer is not None  # A completed reply has one, and this one waited for it.
+    return f"{render_terminal(log.name, answer, width, colour)}\n  answered in {took_ms:.0f} ms"
 
 
 def _first_free_port(port: int) -> int:

@@ -75,7 +75,7 @@ class Door:
         self._figures.gauge(self._answers.gauges)
         self._figures.gauge(self._service.gauges)
         self._overview.watch(self._keys.issues)
-        self._overview.watch(lambda: self._service.issues)
+        self._overview.watch(self._service.issues)
         self._waiting_max = settings.waiting_requests_max
         self._waiting = 0
         self._ticking: asyncio.Task[None] | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from attr_actors.core.rendering import render_auto_resume, render_cycle_text, render_explanation, render_issues, saved_checkpoint
-from attr_actors.errors import InvalidParameter
-from attr_actors.models import Action, Analysis, Attribution, Peek
+from attr_actors.core.splitlog import select_cycles
+from attr_actors.errors import AttrError
+from attr_actors.models import Action, Analysis, Attribution, JobView, Peek
 from serve_app.bodies import CycleInfo, Recommendation, ResultBody, ResultReply
 
 Word = Literal["STOP", "RESTART", "CONTINUE", "UNKNOWN", "TIMEOUT"]
@@ -22,9 +23,7 @@ WORDS: dict[Action, Word] = {
 def completed_reply(analysis: Analysis, wl_restart: int | None) -> ResultReply:
     """Answer with all cycles, or with one. Raises InvalidParameter for a cycle that the file does not have."""
     count = len(analysis.cycles)
-    if wl_restart is not None and wl_restart >= count:
-        raise InvalidParameter(f"wl_restart={wl_restart} out of range (file has {count} workload cycle(s))")
-    cycles = analysis.cycles if wl_restart is None else analysis.cycles[wl_restart : wl_restart + 1]
+    cycles = [analysis.cycles[i] for i in select_cycles(count, wl_restart)]
     return ResultReply(
         result=ResultBody(state="complete", result_id=analysis.result_id, result=[render_item(c) for c in cycles]),
         status="completed",
@@ -60,6 +59,16 @@ def timeout_reply(peek: Peek, wl_restart: int | None, limit_s: float) -> ResultR
         recommendation=recommend(peek.candidate) if peek.candidate else late,
         attribution=peek.candidate,
     )
+
+
+def error_reply(exc: AttrError) -> ResultReply:
+    """Answer for one of several files that has no answer of its own."""
+    return ResultReply(result=ResultBody(state="error", error=exc.message), status="completed")
+
+
+def splitlog_reply(reply: ResultReply, job: JobView, log_file: str) -> ResultReply:
+    """Say of which file of which job an answer is."""
+    return reply.model_copy(update={"mode": job.mode, "sched_restarts": job.sched_restarts, "log_file": log_file})
 
 
 def render_item(cycle: Attribution) -> tuple[str, CycleInfo]:

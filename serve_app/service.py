@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from attr_actors.core.access import narrower_root
-from attr_actors.core.paths import LogPath, admit, check_readable, open_log, stat_log
-from attr_actors.core.splitlog import job_id_from_path
+from attr_actors.core.paths import LogPath, admit, check_readable, is_inside, open_log, stat_log
+from attr_actors.core.splitlog import cycle_id_from_path, job_id_from_path, select_files
 from attr_actors.core.validity import is_valid
-from attr_actors.errors import AttrError, EmptyFile
+from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, OutsideRoot, RequestError
 from attr_actors.file_threads import FileThreads
 from attr_actors.handles import Actors, pick
 from attr_actors.models import Analysis, AnalyzeRequest, JobMode, JobView, Peek, Requester, Submission
@@ -28,12 +28,15 @@ from serve_app.bodies import (
     SubmitBody,
     SubmitReply,
 )
-from serve_app.replies import completed_reply, timeout_reply, unfinished_reply
+from serve_app.replies import completed_reply, error_reply, splitlog_reply, timeout_reply, unfinished_reply
 
 T = TypeVar("T")
 
 PREVIEW_BYTES = 4096
 """What GET /print shows, as the predecessor did."""
+
+FILES_AT_A_TIME = 16
+"""Log files of one ``all_files`` request that are asked for together, so that one client cannot fill the queues."""
 
 FILE_REQUESTS_MAX = 1000
 """Requests of one replica that may wait for one file system; more are refused."""
@@ -47,6 +50,8 @@ class ResultQuery:
     wl_restart: int | None = None
     wait: bool = True
     timeout_s: float | None = None
+    file: str | None = None
+    all_files: bool = False
     root: str | None = None
 
 
@@ -63,7 +68,6 @@ class AttributionService:
         """Return what the threads on files are held up by, for the figures."""
         return {"files.threads_stuck": float(self._files.stuck), "files.mounts_hung": float(len(self._files.hung_mounts()))}
 
-    @property
     def issues(self) -> list[str]:
         """Return what an operator must mend."""
         return [f"the file system at '{point}' does not answer" for point in self._files.hung_mounts()]
@@ -85,7 +89,43 @@ class AttributionService:
     async def result(self, query: ResultQuery) -> ResultReply:
         """Answer why a job died (GET /logs)."""
         log = await self._file(query.log_path, lambda: admit(query.log_path, self._root(query.root)))
-        job = await self._tracker.find(log.path)
+        job = await self._job(log.path, query)
+        if job is None or job.mode is not JobMode.SPLITLOG:
+            select_files((log.path,), True, query.file, False)
+            return await self._answer(log, job, query)
+        logs = [LogPath(path, log.root) for path in select_files(job.log_files, job.terminated, query.file, query.all_files)]
+        if not query.all_files:
+            reply = splitlog_reply(await self._answer(logs[-1], job, query), job, logs[-1].path)
+            return reply if query.file else reply.model_copy(update={"basis": None})  # The next file changes which one is the last.
+        replies = await self._answers(logs, job, query)
+        return replies[-1].model_copy(update={"files": replies, "basis": None})
+
+    async def _job(self, path: str, query: ResultQuery) -> JobView | None:
+        """Return the job with its present files. The first GET that waits for the job's end ends it."""
+        job = await self._tracker.find(path)
+        if job is None or (job.mode is JobMode.SINGLE and job.terminated):
+            return job
+        final = query.wait and query.file is None
+        return await (self._tracker.finish(path) if final else self._tracker.refresh(path))
+
+    async def _answers(self, logs: list[LogPath], job: JobView, query: ResultQuery) -> list[ResultReply]:
+        """Answer for several files of a job. The last one counts: only its error is the request's error."""
+        lanes = asyncio.Semaphore(FILES_AT_A_TIME)
+
+        async def answer(log: LogPath) -> ResultReply:
+            async with lanes:
+                try:
+                    return splitlog_reply(await self._answer(log, job, query), job, log.path)
+                except (RequestError, AnalysisFailed) as exc:
+                    if log is logs[-1]:
+                        raise
+                    return splitlog_reply(error_reply(exc), job, log.path)
+
+        return list(await asyncio.gather(*(answer(log) for log in logs)))
+
+    async def _answer(self, log: LogPath, job: JobView | None, query: ResultQuery) -> ResultReply:
+        if not is_inside(log.path, log.root):  # A log may name a LOGS_DIR beyond the caller's root.
+            raise OutsideRoot(f"'{log.path}' is outside the allowed root")
         if not query.wait:
             return await self._known(log, query)
         analysis = await self._analysis(AnalyzeRequest(path=log.path, requester=requester(log.path, job)), query.timeout_s)
@@ -95,9 +135,9 @@ class AttributionService:
 
     async def still_stands(self, basis: Analysis) -> bool:
         """Tell by the ledger's rule whether an answer may be served again, looking at its log."""
-        settings = self._settings
+        settings, path = self._settings, basis.snapshot.path
         try:
-            seen = await self._file(basis.snapshot.path, lambda: stat_log(admit(basis.snapshot.path, settings.allowed_root)))
+            seen = await self._file(path, lambda: stat_log(admit(path, settings.allowed_root)))
         except AttrError:
             return False
         return is_valid(basis, time.time(), settings.cache_grace_period_seconds, settings.entry_age_max_s, seen.st_size, seen.st_mtime_ns)
@@ -164,9 +204,10 @@ class AttributionService:
 
 def requester(path: str, job: JobView | None) -> Requester:
     """Name for whom a log is analysed: its job, else what the path tells."""
-    if job:
-        return Requester(user=job.user, job_id=job.job_id or job_id_from_path(path), cycle_id=job.cycle_id)
-    return Requester(job_id=job_id_from_path(path))
+    if job is None:
+        return Requester(job_id=job_id_from_path(path), cycle_id=cycle_id_from_path(path))
+    cycle_id = job.cycle_id if path == job.path else cycle_id_from_path(path)
+    return Requester(user=job.user, job_id=job.job_id or job_id_from_path(path), cycle_id=cycle_id)
 
 
 def _check_not_empty(log: LogPath) -> None:

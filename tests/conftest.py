@@ -35,6 +35,6 @@ def _fast_layers_never_start_ray(request: pytest.FixtureRequest, monkeypatch: py
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
-        if name.startswith("NVRX_") or name in ("NVIDIA_API_KEY", "SLACK_BOT_TOKEN", "SLACK_CHANNEL"):
+        if name.startswith("NVRX_") or name.startswith(("NVIDIA_API_KEY", "LLM_API_KEY", "SLACK_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)

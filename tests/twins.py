@@ -47,6 +47,7 @@ class TwinAnalyzer:
         self.analysed: Counter[tuple[str, int, int]] = Counter()
         self.requests: list[AnalyzeRequest] = []
         self.started: list[str] = []
+        self.followed: list[str] = []
         self.fault: AttrError | None = None
 
     async def analyze(self, request: AnalyzeRequest) -> Analysis:
@@ -67,6 +68,9 @@ class TwinAnalyzer:
         if self.fault:
             raise self.fault
         self.started.append(request.path)
+
+    async def follow(self, path: str) -> None:
+        self.followed.append(path)
 
     async def peek(self, path: str) -> Peek:
         return Peek(status="completed" if path in self.stored else "pending", analysis=self.stored.get(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import Counter
@@ -9,15 +10,18 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import attr_actors
+from attr_actors.actors.followed_logs import FollowedLogs
 from attr_actors.actors.isolation import analyze_isolated
+from attr_actors.actors.second_opinion import open_second_opinion
 from attr_actors.actors.single_flight import SingleFlight
 from attr_actors.core import predecessor
 from attr_actors.core.engine import Engine
-from attr_actors.core.paths import LogPath, admit, stat_log
+from attr_actors.core.following import Following
+from attr_actors.core.paths import LogPath, admit, check_readable, stat_log
 from attr_actors.core.validity import in_grace, is_valid
-from attr_actors.errors import AnalysisFailed, NotFound
+from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, NotFound, Overloaded
 from attr_actors.file_threads import FileThreads
-from attr_actors.handles import LedgerHandle
+from attr_actors.handles import LedgerHandle, ModelGateHandle
 from attr_actors.models import Analysis, AnalyzeRequest, Flight, Health, Peek, Recording, Snapshot, Stats
 from attr_actors.settings import Settings
 
@@ -36,14 +40,17 @@ class Analyzer:
     All state is a cache of the ledger's; a killed analyzer loses only work in progress, which its callers ask for again.
     """
 
-    def __init__(self, settings: Settings, ledger: LedgerHandle, name: str = "analyzer-0") -> None:
+    def __init__(self, settings: Settings, ledger: LedgerHandle, name: str = "analyzer-0", gate: ModelGateHandle | None = None) -> None:
         self._settings = settings
         self._ledger = ledger
         self._name = name
         self._engine = Engine(settings.engine)
         self._flights: SingleFlight[Analysis] = SingleFlight(settings.flights_max)
+        self._opinion = open_second_opinion(settings, gate, ledger, self._engine.rows) if gate else None
+        self._opinions: SingleFlight[Analysis] = SingleFlight(settings.flights_max)
         self._scans = FileThreads("scan", settings.scan_threads, settings.flights_max)
         self._looks = FileThreads("look", LOOK_SLOTS, settings.flights_max)
+        self._followed = FollowedLogs(self._read_on, settings.followed_max)
         self._counts: Counter[str] = Counter()
         self._started_at = time.time()
 
@@ -58,6 +65,11 @@ class Analyzer:
     async def start(self, request: AnalyzeRequest) -> None:
         """Start the analysis of a path and return at once."""
         self._flights.start(request.path, lambda: self._answer(request))
+
+    async def follow(self, path: str) -> None:
+        """Read on in a log that is being written and return at once. Records nothing; lost with the process, which costs only time."""
+        if path not in self._flights:
+            self._followed.read_on(path)
 
     async def peek(self, path: str) -> Peek:
         """Return the state of a path without starting work."""
@@ -76,6 +88,8 @@ class Analyzer:
         """Return the counters since this process started."""
         counts = dict(self._counts)
         counts |= {"flights.now": len(self._flights), "flights.started": self._flights.started, "flights.joined": self._flights.joined}
+        if self._opinion:
+            counts |= self._opinion.counts | {"llm.flights": len(self._opinions)}
         return Stats(counts=counts)
 
     async def health(self) -> Health:
@@ -93,11 +107,43 @@ class Analyzer:
         stored = await self._ledger.lookup(request.path)
         if stored and await self._still_holds(stored):
             self._counts["cache.hits"] += 1
+            if stored.degraded:
+                self._start_opinion(stored, request)
             return stored
         self._counts["cache.misses"] += 1
         analysis = await self._scan(request)
+        if self._opinion and self._opinion.wanted(analysis):
+            analysis = self._opinion.announce(analysis)
         await self._ledger.record((Recording(analysis=analysis, requester=request.requester),))
-        return analysis
+        if not self._start_opinion(analysis, request) or not self._settings.llm_wait_s:
+            return analysis
+        try:
+            async with asyncio.timeout(self._settings.llm_wait_s):
+                return await self._opinions.join(request.path, lambda: self._consider(analysis, request))
+        except (TimeoutError, AttrError):
+            return analysis
+
+    def _start_opinion(self, analysis: Analysis, request: AnalyzeRequest) -> bool:
+        """Let the model look at an answer that is already durable, so that nobody waits; tell whether it does."""
+        if self._opinion is None or not self._opinion.wanted(analysis):
+            return False
+        try:
+            self._opinions.start(request.path, lambda: self._consider(analysis, request))
+        except Overloaded:  # The answer stays degraded; the next request for it tries again.
+            self._counts["llm.overloaded"] += 1
+            return False
+        return True
+
+    async def _consider(self, analysis: Analysis, request: AnalyzeRequest) -> Analysis:
+        assert self._opinion is not None
+        log = await self._look(request.path, lambda: admit(request.path, self._settings.allowed_root))
+        found = await self._opinion.consider(analysis, log, request.requester)
+        stored = await self._ledger.lookup(request.path)
+        if stored is None or stored.snapshot != analysis.snapshot or stored.engine != analysis.engine:
+            return found  # The log was analysed anew meanwhile: this opinion is about what it was.
+        if found.cycles != stored.cycles:
+            await self._ledger.record((Recording(analysis=found, requester=request.requester),))
+        return found
 
     async def _still_holds(self, stored: Analysis) -> bool:
         """Judge a stored answer by the ledger's rule: inside the grace period without a stat, afterwards by size and mtime."""
@@ -115,13 +161,18 @@ class Analyzer:
     async def _scan(self, request: AnalyzeRequest) -> Analysis:
         path, timeout_s = request.path, self._settings.compute_timeout
         log = await self._look(path, lambda: admit(path, self._settings.allowed_root))
-        attempts = await self._ledger.begin_attempt(await self._look(path, lambda: _snapshot(log)), self._engine.fingerprint)
+        snapshot = await self._look(path, lambda: _readable(log))  # What cannot be read at all is no attempt.
+        attempts = await self._ledger.begin_attempt(snapshot, self._engine.fingerprint)
         if attempts > ATTEMPTS_MAX:
             raise AnalysisFailed(f"'{path}' ended its reader {ATTEMPTS_MAX} times; it is tried again when the file changes")
         started = time.monotonic()
         try:
+            followed = await self._followed.take(path)
+            self._counts["follow.used"] += followed is not None
             if attempts == 1:
-                analysis = await self._scans.run(path, lambda: self._engine.analyze(log), timeout_s, request.background, ticket=path)
+                analysis = await self._scans.run(
+                    path, lambda: self._engine.analyze(log, followed=followed), timeout_s, request.background, ticket=path
+                )
             else:  # The process of the last attempt died, perhaps of this log: read it where nothing else can be hurt.
                 analysis = await analyze_isolated(log, self._settings.engine, self._settings.compute_timeout)
         finally:
@@ -130,10 +181,22 @@ class Analyzer:
         self._counts["compute.bytes"] += analysis.log_bytes
         return analysis
 
+    async def _read_on(self, path: str, followed: Following | None) -> Following:
+        log = await self._look(path, lambda: admit(path, self._settings.allowed_root))
+        self._counts["follow.reads"] += 1
+        return await self._scans.run(path, lambda: self._engine.follow(log, followed), self._settings.compute_timeout, background=True)
+
     async def _look(self, path: str, work: Callable[[], T]) -> T:
         return await self._looks.run(path, work, self._settings.file_timeout_s)
 
 
 def _snapshot(log: LogPath) -> Snapshot:
     found = stat_log(log)
+    return Snapshot(path=log.path, size=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+def _readable(log: LogPath) -> Snapshot:
+    found = check_readable(log)
+    if found.st_size == 0:
+        raise EmptyFile(f"log file is empty: '{log.path}'")
     return Snapshot(path=log.path, size=found.st_size, mtime_ns=found.st_mtime_ns)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from attr_actors.core.jobs import Analyse, Analysed
+from attr_actors.core.job_events import Analyse, Analysed
 from attr_actors.errors import AnalysisFailed, AttrError, RequestError
 from attr_actors.handles import AnalyzerHandle, pick
 from attr_actors.models import AnalyzeRequest
@@ -28,13 +28,13 @@ class Backlog:
         report: Callable[[Analysed], None],
         workers_max: int,
         analysis_timeout_s: float,
-        start_timeout_s: float,
+        tell_timeout_s: float,
     ) -> None:
         self._analyzers = analyzers
         self._report = report
         self._workers_max = workers_max
         self._analysis_timeout_s = analysis_timeout_s
-        self._start_timeout_s = start_timeout_s
+        self._tell_timeout_s = tell_timeout_s
         self._queue: deque[Analyse] = deque()
         self._known: set[tuple[str, str]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -44,7 +44,8 @@ class Backlog:
     def add(self, errand: Analyse) -> None:
         """Take on an errand unless its file is on the list already; an urgent one is also started at once."""
         if errand.urgent:
-            self._spawn(self._start(errand))
+            request = AnalyzeRequest(path=errand.log, requester=errand.requester)
+            self._spawn(self._tell(errand.log, lambda analyzer: analyzer.start(request)))
         if (errand.path, errand.name) in self._known:
             return
         self._known.add((errand.path, errand.name))
@@ -52,6 +53,10 @@ class Backlog:
         if self._workers < self._workers_max:
             self._workers += 1
             self._spawn(self._work())
+
+    def follow(self, path: str) -> None:
+        """Tell the analyzer to read on in a growing log."""
+        self._spawn(self._tell(path, lambda analyzer: analyzer.follow(path)))
 
     @property
     def waiting(self) -> int:
@@ -68,14 +73,14 @@ class Backlog:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _start(self, errand: Analyse) -> None:
-        """Nudge the analyzer. A lost nudge costs latency only: the errand itself is on the list."""
+    async def _tell(self, path: str, call: Callable[[AnalyzerHandle], Awaitable[None]]) -> None:
+        """Nudge the analyzer. A lost nudge costs latency only: errands stay on the list, and a followed log is read at its end."""
         try:
-            async with asyncio.timeout(self._start_timeout_s):
-                await pick(self._analyzers, errand.log).start(AnalyzeRequest(path=errand.log, requester=errand.requester))
+            async with asyncio.timeout(self._tell_timeout_s):
+                await call(pick(self._analyzers, path))
         except (AttrError, TimeoutError) as exc:
             self.counts["background.nudges_lost"] += 1
-            log.info("the analyzer of '%s' could not be nudged: %s", errand.log, type(exc).__name__)
+            log.info("the analyzer of '%s' could not be nudged: %s", path, type(exc).__name__)
 
     async def _work(self) -> None:
         try:

@@ -17,16 +17,19 @@ from typing import Any, cast
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
 from attr_actors.actors.limiter import Limiter
 from attr_actors.actors.meter import Meter
+from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
-from attr_actors.errors import AttrError, Overloaded, Unavailable
-from attr_actors.handles import Actors
+from attr_actors.adapters.llm_keys import key_source
+from attr_actors.errors import AttrError, LedgerFault, Overloaded, Unavailable
+from attr_actors.handles import Actors, LedgerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
@@ -46,6 +49,7 @@ class Spec:
     cls: type
     arguments: Callable[[Settings, dict[str, Any]], tuple[Any, ...]]
     asynchronous: bool = True
+    needs_ledger_file: bool = False
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return Ray's actor options. Calls are idempotent, hence restarts and retries without limit."""
@@ -54,10 +58,12 @@ class Spec:
             "namespace": settings.ray_namespace,
             "lifetime": "detached",
             "get_if_exists": True,
-            "num_cpus": 0,  # The plan must fit a node that is full of other people's work.
+            "num_cpus": settings.process_cpus,  # 0 by default: the plan must fit a node that is full of other people's work.
             "max_restarts": -1,
             "max_task_retries": -1,
         }
+        if self.needs_ledger_file and settings.ledger_resource:
+            options |= {"num_cpus": 0, "resources": {settings.ledger_resource: 0.001}}  # A place to be, not a share of it.
         return options | {"max_concurrency": WAITERS_MAX} if self.asynchronous else options
 
 
@@ -65,10 +71,11 @@ def plan(settings: Settings) -> list[Spec]:
     """Return the actors in start order: each may call only those above it."""
     analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
     return [
-        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False),
+        Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False, needs_ledger_file=True),
         Spec("limiter", Limiter, lambda s, _: (s,)),
         Spec("meter", Meter, lambda s, _: (s,)),
-        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name)) for name in analyzers],  # type: ignore[misc]
+        Spec("model-gate", ModelGate, lambda s, up: (s, up["ledger"], key_source(s))),
+        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name, up["model-gate"])) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
         *[Spec(f"notifier-{sink}", Notifier, lambda s, up, sink=sink: (s, up["ledger"], sink)) for sink in settings.sink_names],  # type: ignore[misc]
     ]
@@ -131,9 +138,55 @@ def handles(settings: Settings) -> dict[str, Any]:
 
 def find_actors(settings: Settings) -> Actors:
     """Return handles of the actors that ``open_actors`` started, here or elsewhere on the cluster."""
-    found = handles(settings)
-    analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
-    return Actors(found["ledger"], found["tracker"], analyzers, found["limiter"], found["meter"], found)
+    return _bundle(handles(settings), settings.analyzers)
+
+
+def _bundle(found: dict[str, Any], analyzers: int) -> Actors:
+    return Actors(
+        found["ledger"],
+        found["tracker"],
+        tuple(found[f"analyzer-{i}"] for i in range(analyzers)),
+        found["limiter"],
+        found["meter"],
+        found,
+    )
+
+
+def connect(address: str, settings: Settings) -> None:
+    """Join the Ray cluster at ``address``, unless this process has joined one. Raises Unavailable."""
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address, namespace=settings.ray_namespace, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as exc:
+        raise Unavailable(f"no Ray cluster answers at '{address}': {exc}") from None
+
+
+def join_actors(settings: Settings) -> Actors | None:
+    """Return handles of the actors that run, whatever their settings; None where there is no service on the cluster.
+
+    What runs counts, not our settings: a path must reach the analyzer that its other askers reach.
+    """
+    names = {a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == settings.ray_namespace}
+    analyzers = sum(name.startswith("analyzer-") for name in names)
+    if not analyzers or not {"ledger", "tracker", "limiter", "meter", "model-gate"} <= names:
+        return None
+    return _bundle({name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in sorted(names)}, analyzers)
+
+
+def cluster_cpus() -> int:
+    """Return the number of processors that the cluster offers now."""
+    return int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+
+
+def start_own_ledger(settings: Settings, name: str) -> tuple[LedgerHandle, Callable[[], None]]:
+    """Start a ledger on this node that ends with this program; return its handle and how to end it. Raises LedgerFault."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options = {"name": name, "namespace": settings.ray_namespace, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    actor: ActorHandle[Any] = cast(Any, ray.remote(Ledger)).options(**options, scheduling_strategy=here).remote(settings)
+    if _ask_health(actor, time.monotonic() + 60) is None:
+        raise LedgerFault(f"the ledger '{settings.ledger_file}' could not be opened; does another process hold it?")
+    return cast(LedgerHandle, RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s)), lambda: ray.kill(actor)
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
@@ -150,13 +203,32 @@ def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
 def _open(spec: Spec, settings: Settings, up: dict[str, Any], deadline: float) -> None:
     wanted = (attr_actors.__version__, settings.fingerprint())
     while time.monotonic() < deadline:
-        actor: ActorHandle[Any] = cast(Any, ray.remote(spec.cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up))
+        actor = _create(spec, settings, up)
         health = _ask_health(actor, deadline)
         if health and (health.version, health.fingerprint) == wanted:
             return
         if health:  # Another version or other settings: make room for ours.
             ray.kill(actor, no_restart=True)
     raise Unavailable(f"the {spec.name} did not start; see the Ray logs of actor '{spec.name}'", 5.0)
+
+
+def _create(spec: Spec, settings: Settings, up: dict[str, Any]) -> ActorHandle[Any]:
+    """Return the actor of that name, made now if there is none."""
+    return cast(ActorHandle[Any], cast(Any, ray.remote(spec.cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up)))
+
+
+def mend_actors(settings: Settings) -> None:
+    """Make anew the actors that are gone for good, and touch no other.
+
+    Ray restarts an actor whose process died, but not one whose constructor failed: a ledger that restarts while the
+    frozen writer before it still has the lock is such a case. Blocks briefly.
+    """
+    up = handles(settings)
+    for spec in plan(settings):
+        try:
+            ray.get_actor(spec.name, settings.ray_namespace)
+        except ValueError:
+            _create(spec, settings, up)
 
 
 def _ask_health(actor: ActorHandle[Any], deadline: float) -> Health | None:

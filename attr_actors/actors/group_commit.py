@@ -22,6 +22,7 @@ class JobWriter:
         self._saving: dict[str, str | None] = {}
         self._save: asyncio.Task[None] | None = None
         self.failed = False
+        """Whether the last save failed."""
 
     def mark(self, path: str, row: str | None) -> None:
         """Note a path's newest row; None forgets it."""
@@ -49,15 +50,16 @@ class JobWriter:
         self._saving = batch
         rows = tuple((path, row) for path, row in batch.items() if row is not None)
         forget = tuple(path for path, row in batch.items() if row is None)
-        self.failed = True  # Until it is known to be saved.
+        saved = False
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._ledger.save_jobs(rows, forget)
-            self.failed = False
+            saved = True
         except TimeoutError:
             raise Unavailable("the ledger did not answer in time", 5) from None
         finally:
-            if self.failed:
+            self.failed = not saved
+            if not saved:
                 self._marked = batch | self._marked
             self._saving = {}
             self._save = None

@@ -21,7 +21,12 @@ async def analyze_isolated(log: LogPath, config: EngineConfig, timeout_s: float)
     Raises AnalysisFailed when the child dies or reports a fault, Unavailable after ``timeout_s``.
     """
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "attr_actors.actors.isolation", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "attr_actors.actors.isolation",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # Ray may have brought our code along.
     )
     try:
         async with asyncio.timeout(timeout_s):

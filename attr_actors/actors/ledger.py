@@ -10,7 +10,7 @@ from collections.abc import Callable
 from attr_actors import __version__
 from attr_actors.adapters.ledger_db import LedgerDb
 from attr_actors.adapters.ledger_upkeep import finish_import
-from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats
+from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats, StoredReply
 from attr_actors.settings import Settings
 
 
@@ -27,6 +27,7 @@ class Ledger:
         self._clock = clock
         self._started_at = clock()
         self._counts: Counter[str] = Counter()
+        self._sinks = settings.sink_names
         self._db = LedgerDb(settings.ledger_file, settings.ledger_lock_wait_s)
         imported = finish_import(self._db, settings.allowed_root, clock(), settings.entry_age_max_s)
         self._counts.update({f"persistence.{name}": number for name, number in imported.items()})
@@ -44,7 +45,7 @@ class Ledger:
         # Eviction comes first: on a full disk it makes the room.
         swept = self._db.sweep(now, settings.entry_age_max_s, settings.cache_grace_period_seconds, settings.outbox_keep_max_s)
         self._counts.update(swept)
-        self._db.record(recordings, settings.sink_names, now)
+        self._db.record(recordings, self._sinks, now)
         self._counts["recorded"] += len(recordings)
 
     def begin_attempt(self, snapshot: Snapshot, engine: str) -> int:
@@ -68,9 +69,21 @@ class Ledger:
         self._db.settle(outcomes, self._clock())
         self._counts.update(f"settled_{outcome.state}" for outcome in outcomes)
 
+    def find_reply(self, key: str) -> StoredReply | None:
+        """Return the model's reply to exactly this question, if it was asked before."""
+        return self._db.find_reply(key)
+
+    def save_reply(self, reply: StoredReply) -> None:
+        """Keep a model's reply."""
+        self._db.save_reply(reply)
+
+    def tokens_since(self, at: float) -> int:
+        """Return the tokens of the replies stored since an instant."""
+        return self._db.tokens_since(at)
+
     def stats(self) -> Stats:
         """Return rows, outbox depth and age per sink, and what this process did."""
-        counts = self._db.counts(self._settings.sink_names, self._clock())
+        counts = self._db.counts(self._sinks, self._clock())
         counts |= {name: float(number) for name, number in self._counts.items()}
         return Stats(counts={name if "." in name else f"persistence.{name}": number for name, number in counts.items()})
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from attr_actors.errors import Overloaded
+from attr_actors.errors import AttrError, Overloaded
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -72,8 +75,8 @@ class SingleFlight(Generic[T]):
 
     def _land(self, key: str, task: asyncio.Task[T]) -> None:
         del self._flights[key]
-        if not task.cancelled():
-            task.exception()  # Mark it as seen: a flight without waiters may fail without a warning.
+        if not task.cancelled() and not isinstance(fault := task.exception(), AttrError | None):
+            log.error("the work on '%s' failed unexpectedly", key, exc_info=fault)  # It may have no waiters that would tell.
 
 
 async def _run(work: Callable[[], Awaitable[T]]) -> T:

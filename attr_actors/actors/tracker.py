@@ -8,19 +8,20 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from itertools import count, islice
-from typing import TypeVar
+from itertools import islice
 
 import attr_actors
 from attr_actors.actors.backlog import Backlog
 from attr_actors.actors.group_commit import JobWriter
+from attr_actors.actors.looks import Looks, Wanted
+from attr_actors.core.job import Job
+from attr_actors.core.job_counts import count_jobs
+from attr_actors.core.job_events import Analyse, Event, Finished, Follow, Forget, Looked, Save, Submitted, Ticked, Warn
 from attr_actors.core.job_rows import parse_job, render_job
-from attr_actors.core.jobs import Analyse, Analysed, Event, Finished, Forget, Job, JobBook, Limits, Looked, Save, Submitted, Ticked, Warn
-from attr_actors.core.looking import Bounds, Known, Look, take_look
-from attr_actors.core.paths import LogPath
+from attr_actors.core.jobs import JobBook, Limits
+from attr_actors.core.looking import Known, Look
 from attr_actors.core.splitlog import LogsDirs
 from attr_actors.errors import AttrError, NotReadable, Unavailable
 from attr_actors.handles import AnalyzerHandle, LedgerHandle
@@ -28,11 +29,12 @@ from attr_actors.models import Health, JobMode, JobsPage, JobView, Stats, Submis
 from attr_actors.settings import Settings
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 LOAD_PAGE = 2000
 LOOK_BATCH = 64
 """Jobs that one thread looks at before the loop takes the results in: long enough to be cheap, short enough to stay responsive."""
+SLICE = 2000
+"""Jobs that the loop goes through before it answers others: some milliseconds."""
 
 
 class Tracker:
@@ -49,7 +51,7 @@ class Tracker:
         self._ledger = ledger
         self._clock = clock
         self._started_at = clock()
-        self._bounds = Bounds(settings.marker_head_bytes, settings.logs_dir_files_max)
+        self._looks = Looks(settings)
         limits = Limits(
             settings.max_jobs,
             settings.pending_bytes,
@@ -60,12 +62,9 @@ class Tracker:
         self._book = JobBook(limits)
         self._writer = JobWriter(ledger, settings.call_timeout_s)
         self._backlog = Backlog(
-            analyzers, self._report, settings.background_analyses_max, settings.compute_timeout, settings.call_timeout_s
+            analyzers, self._perform, settings.background_analyses_max, settings.compute_timeout, settings.call_timeout_s
         )
-        self._doors = ThreadPoolExecutor(settings.tracker_threads, "tracker-look")
-        self._rounds = ThreadPoolExecutor(max(1, settings.tracker_threads // 2), "tracker-poll")
         self._counts: Counter[str] = Counter()
-        self._look_numbers = count(1)
         self._poll_failed: str | None = None
         self._opening: asyncio.Task[None] | None = None
         self._loop: asyncio.Task[None] | None = None
@@ -82,8 +81,7 @@ class Tracker:
             self._loop.cancel()
             await asyncio.wait([self._loop])
         await self._writer.settle_all()
-        self._doors.shutdown(wait=False)
-        self._rounds.shutdown(wait=False)
+        self._looks.close()
 
     async def submit(self, submission: Submission) -> JobView:
         """Register or refresh a job; the reply is durable. Starts the analysis for ``terminal``."""
@@ -128,46 +126,24 @@ class Tracker:
     async def poll(self) -> None:
         """Make one round: look at the jobs that are due, take up what is owed, forget what is old."""
         await self._opened()
-        due = self._book.due(self._clock())
-        due.sort(key=lambda path: self._book.jobs[path].logs_dir or "")
+        everybody = list(self._book.jobs)
+        due = [path async for part in _slices(everybody, SLICE) for path in part if self._book.is_due(path, self._clock())]
+        due.sort(key=self._logs_dir_of)
         listed = LogsDirs()
-        batches = [due[i : i + LOOK_BATCH] for i in range(0, len(due), LOOK_BATCH)]
-        lanes = asyncio.Semaphore(max(1, self._settings.tracker_threads // 2))
+        lanes = asyncio.Semaphore(self._looks.lanes)
         async with asyncio.TaskGroup() as group:
-            for batch in batches:
+            async for batch in _slices(due, LOOK_BATCH):
                 await lanes.acquire()
                 group.create_task(self._poll_batch(batch, listed)).add_done_callback(lambda _: lanes.release())
-        self._perform(Ticked(self._clock()))
+        async for part in _slices(everybody, SLICE):
+            self._perform(Ticked(self._clock(), tuple(part)))
         await self._writer.settle_all()
-        self._counts["polls"] += 1
+        self._counts["polls.made"] += 1
 
     async def stats(self) -> Stats:
         """Return counters of submissions, modes, deferrals, permission errors and cleanup."""
-        book, jobs = self._book, self._book.jobs.values()
-        split = [j for j in jobs if j.mode is JobMode.SPLITLOG]
-        counts = Counter(book.counts) + self._counts + self._backlog.counts
-        totals = {
-            "submissions.total": counts["submissions.new"] + counts["submissions.repeated"],
-            "detection.total_splitlog": counts["detection.total_splitlog"],
-            "detection.total_single": counts["detection.total_single"],
-            "detection.pending": book.modes[JobMode.PENDING],
-            "detection.jobs_expired": counts["cleanup.pending"],
-            "deferred.total_splitlog": counts["deferred.total_splitlog"],
-            "deferred.total_single": counts["deferred.total_single"],
-            "permission_errors.total": counts["permission_errors.logs_dir"] + counts["permission_errors.file"],
-            "permission_errors.logs_dir": counts["permission_errors.logs_dir"],
-            "permission_errors.file": counts["permission_errors.file"],
-            "splitlog.jobs": len(split),
-            "splitlog.jobs_terminated": sum(j.terminated_at is not None for j in split),
-            "splitlog.jobs_cleaned": counts["cleanup.terminated"] + counts["cleanup.aged"],
-            "splitlog.files.tracked": sum(len(j.files) for j in split),
-            "splitlog.files.analyzed": sum(f.analysed is not None for j in split for f in j.files),
-            "splitlog.sched_restarts": sum(j.markers.starts for j in split),
-            "background.waiting": self._backlog.waiting,
-            "jobs.total": len(jobs),
-            "jobs.max": self._settings.max_jobs,
-        }
-        return Stats(counts={**counts, **totals})
+        counts = self._book.counts + self._counts + self._backlog.counts
+        return Stats(counts={**counts, **count_jobs(self._book, counts), "background.waiting": self._backlog.waiting})
 
     async def health(self) -> Health:
         """Return version, settings fingerprint and issues; asking also starts a tracker that has been restarted."""
@@ -237,41 +213,35 @@ class Tracker:
                 log.exception("a round over the jobs failed")
             await asyncio.sleep(self._settings.poll_interval_s * random.uniform(0.9, 1.1))
 
-    async def _poll_batch(self, paths: list[str], listed: LogsDirs) -> None:
-        wanted = [(p, job.job_id, job.known) for p in paths if (job := self._book.jobs.get(p))]
-        work = (wanted, next(self._look_numbers), listed)
-        looks = await asyncio.get_running_loop().run_in_executor(self._rounds, self._look_at_all, *work)
-        for path, look in looks:
-            if isinstance(look, AttrError):
-                self._counts["permission_errors.file"] += isinstance(look, NotReadable)
-            else:
-                self._perform(Looked(path, look))
-        await self._writer.settle_all()
+    def _logs_dir_of(self, path: str) -> str:
+        job = self._book.jobs.get(path)
+        return (job and job.logs_dir) or ""
 
-    def _look_at_all(
-        self, wanted: Iterable[tuple[str, str | None, Known]], number: int, listed: LogsDirs
-    ) -> list[tuple[str, Look | AttrError]]:
-        root = self._settings.allowed_root
-        found: list[tuple[str, Look | AttrError]] = []
-        for path, job_id, known in wanted:
-            try:
-                found.append((path, take_look(LogPath(path, root), job_id, known, self._bounds, number, listed)))
-            except AttrError as exc:
-                found.append((path, exc))
-        return found
+    async def _poll_batch(self, paths: list[str], listed: LogsDirs) -> None:
+        wanted = [Wanted.of(job) for path in paths if (job := self._book.jobs.get(path))]
+        for path, look in await self._looks.many(wanted, listed):
+            if isinstance(look, Look):
+                self._perform(Looked(path, look))
+            else:
+                self._count_fault(path, look)
+        await self._writer.settle_all()
 
     async def _look(self, path: str, job_id: str | None) -> Look:
         job = self._book.jobs.get(path)
-        known = job.known if job else Known()
-        work = (LogPath(path, self._settings.allowed_root), job_id, known, self._bounds, next(self._look_numbers))
         try:
-            async with asyncio.timeout(self._settings.call_timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._doors, take_look, *work)
-        except TimeoutError:
-            raise Unavailable("the file system did not answer in time", 10) from None
-        except NotReadable:
-            self._counts["permission_errors.file"] += 1
+            return await self._looks.one(Wanted.of(job)._replace(job_id=job_id) if job else Wanted(path, job_id, Known()))
+        except AttrError as exc:
+            self._count_fault(path, exc)
             raise
+
+    def _count_fault(self, path: str, fault: Exception) -> None:
+        if isinstance(fault, NotReadable):
+            self._counts["permission_errors.file"] += 1
+        elif isinstance(fault, Unavailable):
+            self._counts["looks.too_slow"] += 1
+        elif not isinstance(fault, AttrError):
+            self._counts["looks.failed"] += 1
+            log.error("'%s' could not be looked at", path, exc_info=fault)
 
     def _perform(self, event: Event) -> None:
         for effect in self._book.apply(event):
@@ -282,13 +252,19 @@ class Tracker:
                     self._writer.mark(path, None)
                 case Analyse():
                     self._backlog.add(effect)
+                case Follow(path):
+                    self._backlog.follow(path)
                 case Warn(message):
                     log.warning("%s", message)
-
-    def _report(self, event: Analysed) -> None:
-        self._perform(event)
 
     async def _durable(self, path: str) -> JobView:
         view = self._book.jobs[path].view()
         await self._writer.settle(path)
         return view
+
+
+async def _slices(paths: list[str], size: int) -> AsyncIterator[list[str]]:
+    """Give the list in parts and let others run in between."""
+    for i in range(0, len(paths), size):
+        yield paths[i : i + size]
+        await asyncio.sleep(0)

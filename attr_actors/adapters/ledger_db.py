@@ -9,15 +9,17 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 
 from attr_actors.adapters import ledger_outbox as outbox
+from attr_actors.adapters import ledger_replies as replies
 from attr_actors.adapters.ledger_file import LedgerFile
 from attr_actors.core.entries import content_of, entries_of
-from attr_actors.models import Action, Analysis, Delivery, Entry, Outcome, Recording, Requester, Snapshot
+from attr_actors.models import Action, Analysis, Delivery, Entry, Outcome, Recording, Requester, Snapshot, StoredReply
 
 SWEEP_EVERY_S = 10.0
 """Eviction rides on recording: no clock of its own, and a write every so often pays for it."""
 SWEEP_ROWS = 500
 """Most analyses evicted at a time, so that a record never waits long for it."""
 
+NOBODY = Requester().model_dump_json()
 TABLES = ("analyses", "entries", "jobs", "attempts")
 
 LOOKUP = """
@@ -114,6 +116,21 @@ class LedgerDb:
         with self.file.writing() as tx:
             outbox.settle(tx, outcomes, now)
 
+    def find_reply(self, key: str) -> StoredReply | None:
+        """Return the model's reply to a question."""
+        with self.file.reading() as connection:
+            return replies.find(connection, key)
+
+    def save_reply(self, reply: StoredReply) -> None:
+        """Keep a model's reply."""
+        with self.file.writing() as tx:
+            replies.save(tx, reply)
+
+    def tokens_since(self, at: float) -> int:
+        """Return the tokens of the replies stored since an instant."""
+        with self.file.reading() as connection:
+            return replies.tokens_since(connection, at)
+
     def counts(self, sinks: tuple[str, ...], now: float) -> dict[str, float]:
         """Return rows per table, bytes on disk, and the outbox per sink."""
         with self.file.reading() as connection:
@@ -128,13 +145,14 @@ class LedgerDb:
         self._swept_at = now
         with self.file.writing() as tx:
             swept = {
-                "outbox.dropped": tx.execute("DELETE FROM outbox WHERE created_at < ?", (now - keep_max_s,)).rowcount,
+                "outbox.dropped": outbox.drop_older(tx, now - keep_max_s, SWEEP_ROWS),
                 "cleanup.cache_expired": tx.execute(
                     EVICT.format(condition="a.mtime_ns < ?", limit=SWEEP_ROWS), (int((now - age_max_s) * 1e9), now - grace_s)
                 ).rowcount,
                 "cleanup.cache_superseded": tx.execute(EVICT.format(condition="NOT a.newest", limit=SWEEP_ROWS), (now - grace_s,)).rowcount,
             }
             tx.execute("DELETE FROM receipts WHERE received_at < ?", (now - keep_max_s,))
+            replies.sweep(tx, now - age_max_s)
             tx.execute("DELETE FROM attempts WHERE started_at < ?", (now - age_max_s,))
         if max(swept.values()) >= SWEEP_ROWS:
             self._swept_at = 0.0
@@ -151,6 +169,7 @@ class LedgerDb:
     def _record(self, tx: sqlite3.Connection, recording: Recording, sinks: tuple[str, ...], now: float) -> None:
         seen = recording.analysis.snapshot
         key = (seen.path, seen.size, seen.mtime_ns, recording.analysis.engine)
+        asked = recording.requester.model_dump_json()
         header = recording.analysis.model_dump_json(exclude={"cycles"})
         tx.execute("UPDATE analyses SET newest = 0 WHERE path = ? AND newest", (seen.path,))
         analysis_id, requester = tx.execute(
@@ -158,10 +177,11 @@ class LedgerDb:
             # A refresh that nobody asked for by name keeps the names of the one that did.
             " ON CONFLICT DO UPDATE SET newest = 1, recorded_at = excluded.recorded_at, header = excluded.header,"
             " requester = CASE excluded.requester WHEN ? THEN requester ELSE excluded.requester END RETURNING id, requester",
-            (*key, now, header, recording.requester.model_dump_json(), Requester().model_dump_json()),
+            (*key, now, header, asked, NOBODY),
         ).fetchone()
-        known = Requester.model_validate_json(requester)
-        for entry in entries_of(recording.model_copy(update={"requester": known})):
+        if requester != asked:
+            recording = Recording(analysis=recording.analysis, requester=Requester.model_validate_json(requester))
+        for entry in entries_of(recording):
             self._store(tx, analysis_id, entry, sinks, now)
         tx.execute("DELETE FROM entries WHERE analysis_id = ? AND wl_restart >= ?", (analysis_id, len(recording.analysis.cycles)))
         tx.execute("DELETE FROM attempts WHERE path = ? AND size = ? AND mtime_ns = ? AND engine = ?", key)

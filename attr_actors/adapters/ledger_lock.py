@@ -23,7 +23,7 @@ class WriterLock:
     def __init__(self, path: str, wait_s: float) -> None:
         """Take the lock, waiting for a dying owner. Raises LedgerFault naming the owner, or OSError."""
         self.path = path
-        self._token = uuid.uuid4().hex
+        self._signature = json.dumps({"token": uuid.uuid4().hex, "pid": os.getpid(), "host": socket.gethostname()}).encode()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._wait(wait_s)
@@ -34,8 +34,7 @@ class WriterLock:
 
     def check(self) -> None:
         """Raise LedgerFault if another ledger has taken over since."""
-        # The name is opened anew each time: network file systems look at the server only on open.
-        if self._read().get("token") != self._token:
+        if self._read() != self._signature:
             raise LedgerFault(f"another process took over the ledger '{self.path}'; this one writes no more")
 
     def release(self) -> None:
@@ -47,7 +46,7 @@ class WriterLock:
         deadline = time.monotonic() + wait_s
         while not self._try():
             if time.monotonic() >= deadline:
-                owner = self._read()
+                owner = _parse(self._read())
                 raise LedgerFault(f"the ledger is in use by process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}")
             time.sleep(0.05)
 
@@ -59,15 +58,27 @@ class WriterLock:
         return True
 
     def _sign(self) -> None:
-        text = json.dumps({"token": self._token, "pid": os.getpid(), "host": socket.gethostname()}).encode()
-        os.pwrite(self._fd, text, 0)
-        os.ftruncate(self._fd, len(text))
+        os.pwrite(self._fd, self._signature, 0)
+        os.ftruncate(self._fd, len(self._signature))
         os.fsync(self._fd)
 
-    def _read(self) -> dict[str, object]:
+    def _read(self) -> bytes:
+        """Return the newest owner's signature. Opened anew each time: network file systems look at the server only then."""
         try:
-            with open(self.path, "rb") as file:
-                found = json.loads(file.read(4096))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            return os.read(fd, 4096)
+        except OSError:
+            return b""
+        finally:
+            os.close(fd)
+
+
+def _parse(signature: bytes) -> dict[str, object]:
+    try:
+        found = json.loads(signature)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -75,6 +75,13 @@ def settle(tx: sqlite3.Connection, outcomes: tuple[Outcome, ...], now: float) ->
     )
 
 
+def drop_older(tx: sqlite3.Connection, created_at: float, limit: int) -> int:
+    """Forget deliveries created before an instant; return how many. Numbers grow with time, so the first rows tell."""
+    return tx.execute(
+        "DELETE FROM outbox WHERE created_at < ? AND id IN (SELECT id FROM outbox ORDER BY id LIMIT ?)", (created_at, limit)
+    ).rowcount
+
+
 def rows(tx: sqlite3.Connection, sink: str | None, state: str | None, limit: int, now: float) -> list[tuple[Any, ...]]:
     """Return number, sink, state, attempts, age, path, workload restart and reason of deliveries, oldest first."""
     return tx.execute(

@@ -51,7 +51,6 @@ CREATE TABLE outbox (
     UNIQUE (entry_id, sink)
 );
 CREATE INDEX outbox_due ON outbox (sink, due_at) WHERE state <> 'parked';
-CREATE INDEX outbox_by_age ON outbox (created_at);
 CREATE TABLE receipts (
     sink TEXT NOT NULL,
     topic TEXT NOT NULL,
@@ -68,6 +67,8 @@ CREATE TABLE attempts (
     started_at REAL NOT NULL,
     PRIMARY KEY (path, size, mtime_ns, engine)
 ) WITHOUT ROWID;
+CREATE TABLE replies (key TEXT PRIMARY KEY, body TEXT NOT NULL, tokens INTEGER NOT NULL, stored_at REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX replies_by_time ON replies (stored_at);
 CREATE TABLE jobs (path TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -84,6 +85,8 @@ def open_database(path: str) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        # Fewer, larger checkpoints: each one rewrites the same hot pages and waits for the disk.
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
         connection.execute("PRAGMA journal_size_limit = 67108864")
         connection.execute("PRAGMA cache_size = -32768")
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:

@@ -6,14 +6,26 @@ import re
 from collections.abc import Sequence
 
 from attr_actors.core.lines import LogLine
+from attr_actors.core.progress import parse_step
 from attr_actors.core.signatures.library import Role, Signature
 
 CYCLE = re.compile(r"profiling\.py:.*?\bCycle: (?P<cycle>\d+)")
-DIGITS = re.compile(r"\d+")
+VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+")
 LIFE = frozenset({Role.ITERATION, Role.DONE, Role.HARDWARE, Role.SCHEDULER, Role.PRIMARY, Role.CONFIRMATION, Role.TRACEBACK})
 ENDINGS = frozenset({Role.DONE, Role.TEARDOWN, Role.SCHEDULER, Role.TRACEBACK, Role.PRIMARY, Role.CONFIRMATION})
+NEW_LIFE = frozenset({Role.ITERATION, Role.DONE, Role.ATTEMPT, Role.PRIMARY})
+REQUEUE = "slurm_requeue"
+COUNTERS = frozenset({"step", "epoch"})
 HEAD_LINES = 3
+HEAD_WITHIN = 60
 HEAD_CHARS_MIN = 12
+
+Span = tuple[int, int]
+
+
+def shape(text: str) -> str:
+    """Return a text with its numbers and addresses levelled."""
+    return VARYING.sub("#", text.strip())
 
 
 def roles_of(line: LogLine, rows: Sequence[Signature]) -> frozenset[Role]:
@@ -21,41 +33,75 @@ def roles_of(line: LogLine, rows: Sequence[Signature]) -> frozenset[Role]:
     return frozenset(rows[r].role for r in line.piece.rows)
 
 
-def split_attempts(lines: Sequence[LogLine], rows: Sequence[Signature]) -> list[tuple[int, int]]:
-    """Return the attempts as ranges of line indices, in order, without gaps; at least one.
-
-    A new attempt begins at a start marker, or where the file's first lines come again, provided that something ended
-    or moved since the last cut: start banners come once per rank and per node.
-    """
-    heads = _head_shapes(lines)
-    cuts = [0]  # Indices within ``lines``.
-    ended = moved = False
+def split_attempts(lines: Sequence[LogLine], rows: Sequence[Signature]) -> list[Span]:
+    """Return the attempts as ranges within ``lines``, in order, without gaps; at least one."""
+    found = _Cuts(lines, rows)
     for place, line in enumerate(lines):
-        roles = roles_of(line, rows)
-        marked = Role.ATTEMPT in roles and (ended or moved)
-        repeated = ended and place > 0 and shape(line.body) in heads
-        if (marked or repeated) and place > cuts[-1]:
-            cuts.append(place)
-            ended = moved = False
-        ended = ended or bool(roles & ENDINGS)
-        moved = moved or Role.ITERATION in roles
-    return _merge_lifeless(lines, rows, list(zip(cuts, [*cuts[1:], len(lines)], strict=True)))
+        found.read(place, line)
+    return _merge_lifeless(lines, rows, list(zip(found.cuts, [*found.cuts[1:], len(lines)], strict=True)))
 
 
-def _head_shapes(lines: Sequence[LogLine]) -> frozenset[str]:
-    """Return the shapes of the file's first lines that do not repeat within the head: what an appended run prints again."""
-    filled = [shape(line.body) for line in lines[:60] if len(line.body.strip()) >= HEAD_CHARS_MIN]
-    return frozenset(s for s in filled[:HEAD_LINES] if filled.count(s) == 1 and "#" not in s[:1])
+class _Cuts:
+    """Finds the places where a run begins again.
+
+    A start marker counts only when something ended or moved since the last cut: banners come once per rank and per
+    node. The file's first lines coming again, a counter that falls back, and a requeue count only behind an ending.
+    """
+
+    def __init__(self, lines: Sequence[LogLine], rows: Sequence[Signature]) -> None:
+        self.cuts = [0]
+        self._rows = rows
+        has_ranks = len({line.rank for line in lines if line.rank is not None}) > 1
+        self._heads = {} if has_ranks else _head_shapes(lines)  # Each rank prints them again, and late where it is buffered.
+        self._requeue = next((i for i, row in enumerate(rows) if row.id == REQUEUE), -1)
+        self._ended_at: int | None = None
+        self._requeued_at: int | None = None
+        self._moved = False
+        self._counters: dict[tuple[str, str], int] = {}
+
+    def read(self, place: int, line: LogLine) -> None:
+        """Read one line."""
+        roles = roles_of(line, self._rows)
+        if self._requeued_at is not None and roles & NEW_LIFE:
+            self._cut(self._requeued_at + 1)
+        is_marked = Role.ATTEMPT in roles and (self._ended_at is not None or self._moved)
+        is_repeated = self._ended_at is not None and self._heads.get(shape(line.body), place) < place
+        if is_marked or is_repeated:
+            self._cut(place)
+        if Role.ITERATION in roles:
+            self._step(line)
+        if self._requeue in line.piece.rows:
+            self._requeued_at = place
+        if roles & ENDINGS:
+            self._ended_at = place
+
+    def _step(self, line: LogLine) -> None:
+        step = parse_step(line)
+        if step.number is not None and step.kind in COUNTERS:
+            counter = (line.stream, step.kind)
+            if step.number < self._counters.get(counter, 0) and self._ended_at is not None:
+                self._cut(self._ended_at + 1)
+            self._counters[counter] = step.number
+        self._moved = True
+
+    def _cut(self, place: int) -> None:
+        if place > self.cuts[-1]:
+            self.cuts.append(place)
+        self._ended_at = self._requeued_at = None
+        self._moved = False
+        self._counters = {}
 
 
-def shape(text: str) -> str:
-    """Return a text with its numbers levelled."""
-    return DIGITS.sub("#", text.strip())
+def _head_shapes(lines: Sequence[LogLine]) -> dict[str, int]:
+    """Return the shapes of the file's first lines, with their places: what an appended run prints again."""
+    filled = [(shape(line.body), place) for place, line in enumerate(lines[:HEAD_WITHIN]) if len(line.body.strip()) >= HEAD_CHARS_MIN]
+    names = [name for name, _ in filled]
+    return {name: place for name, place in filled[:HEAD_LINES] if names.count(name) == 1}
 
 
-def _merge_lifeless(lines: Sequence[LogLine], rows: Sequence[Signature], spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _merge_lifeless(lines: Sequence[LogLine], rows: Sequence[Signature], spans: list[Span]) -> list[Span]:
     """Join a part in which nothing ran or failed to the part before it: its start marker was an echo."""
-    merged: list[tuple[int, int]] = []
+    merged: list[Span] = []
     for first, last in spans:
         alive = any(roles_of(line, rows) & LIFE for line in lines[first:last])
         if merged and not alive:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 
-from attr_actors.core.evidence import Event, Evidence
+from attr_actors.core.events import Event
+from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
 from attr_actors.core.progress import summarize
-from attr_actors.core.rules.failures import RULES
+from attr_actors.core.rules.order import RULES
 from attr_actors.core.signatures.library import Role
 from attr_actors.core.verdicts import Verdict
 from attr_actors.models import Action, Attempt, Attribution, Cascade, Line, Suspect

@@ -40,6 +40,8 @@ CHECKPOINT_CODE = re.compile(
     r"|ckpt|state)?$|from_pretrained|save_(?:checkpoint|model|pretrained|state)|checkpointing\.py"
     r"|checkpoint\w*\.py|serialization\.py"
 )
+CHECKPOINT_FILE = re.compile(r"(?i)checkpoint\w*/|checkpoint\w*\.py$|serialization\.py$")
+FRAMEWORK_SOURCE = re.compile(r"aten/|c10/|torch/csrc|/torch/|tensorflow/|xla/")
 DATA_CODE = re.compile(
     r"(?i)data ?loader|dataset|__getitem__|collate|data/|_data\b|load_data|/datasets?/|preprocess|reader"
     r"|transforms?\.py|read_(?:csv|parquet|json|image)|imread"
@@ -143,12 +145,28 @@ def _refused_by_configuration(row: Signature, message: str, frames: Frames) -> C
     return None
 
 
+def _raised_while_checkpointing(row: Signature, message: str, frames: Frames) -> Category | None:
+    """A generic error raised by code that loads, saves or converts checkpoints is the checkpoint's."""
+    if row.id not in ("value_error", "runtime_error", "any_exception") or not frames:
+        return None
+    return Category.CHECKPOINT if CHECKPOINT_FILE.search(frames[-1][0]) else None
+
+
+def _assertion_inside(row: Signature, message: str, frames: Frames) -> Category | None:
+    """PyTorch's macro asks for a bug report from every extension that uses it; only PyTorch's own sources mean PyTorch."""
+    if row.id != "internal_assert" or "INTERNAL ASSERT" not in message:
+        return None
+    return None if FRAMEWORK_SOURCE.search(message) else Category.USER_CODE
+
+
 _REFINEMENTS: tuple[Callable[[Signature, str, Frames], Category | None], ...] = (
     _file_that_is_missing,
     _file_that_is_damaged,
     _service_outside,
     _import_of_own_code,
     _refused_by_configuration,
+    _raised_while_checkpointing,
+    _assertion_inside,
 )
 
 _OWNERS = {

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Collection, Sequence
 
 from attr_actors.core.attempts import split_attempts, split_cycles
 from attr_actors.core.attribute import attribute, decide
 from attr_actors.core.evidence import collect_evidence
+from attr_actors.core.following import Following
 from attr_actors.core.lines import LogLine, read_lines
-from attr_actors.core.paths import LogPath, open_log
-from attr_actors.core.reference_scan import scan_bytes
-from attr_actors.core.signatures.library import Signature, load_signatures
+from attr_actors.core.paths import LogPath
+from attr_actors.core.scan import scan_log
+from attr_actors.core.signatures.database import open_database
+from attr_actors.core.signatures.library import Signature
 from attr_actors.core.sparse import Scan
 from attr_actors.core.tracebacks import TracebackReader, read_tracebacks
-from attr_actors.errors import EmptyFile
 from attr_actors.models import Analysis, Attempt, Attribution, EngineConfig, Snapshot
 
 VERSION = "1"
@@ -30,22 +30,24 @@ class Engine:
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
-        self.rows = load_signatures(self.config.signatures_dir)
+        self._database = open_database(self.config.signatures_dir, self.config.scan_backend, self.config.signatures_cache_dir)
+        self.rows = self._database.rows
         self.fingerprint = fingerprint(self.rows, self.config)
 
-    def analyze(self, log: LogPath, now: float | None = None) -> Analysis:
-        """Return the analysis of an admitted log. Raises EmptyFile, NotFound, NotReadable, NotRegular, OutsideRoot."""
+    def follow(self, log: LogPath, followed: Following | None = None) -> Following:
+        """Read on in a log that grows, from where ``followed`` ended. Raises like analyze(); an empty log is no error."""
+        followed = followed or Following(self._database, self.config.scan_bytes_max)
+        followed.read_on(log)
+        return followed
+
+    def analyze(self, log: LogPath, now: float | None = None, followed: Following | None = None) -> Analysis:
+        """Return the analysis of an admitted log. Raises EmptyFile, NotFound, NotReadable, NotRegular, OutsideRoot.
+
+        Of a ``followed`` log only the rest is read; the answer is the same. What was followed cannot be used again.
+        """
         started = time.perf_counter()
-        fd = open_log(log)
-        try:
-            seen = os.fstat(fd)
-            if seen.st_size == 0:
-                raise EmptyFile(f"'{log.path}' is empty")
-            with os.fdopen(os.dup(fd), "rb") as file:
-                scan = scan_bytes(file.read(), self.rows)
-        finally:
-            os.close(fd)
-        snapshot = Snapshot(path=log.path, size=seen.st_size, mtime_ns=seen.st_mtime_ns)
+        done = followed.finish(log) if followed else None
+        snapshot, scan = done or scan_log(log, self._database, self.config.scan_bytes_max)
         cycles = attribute_scan(scan, self.rows, self.config.evidence_bytes_max)
         return Analysis(
             snapshot=snapshot,

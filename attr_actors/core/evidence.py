@@ -1,79 +1,24 @@
-"""The evidence of one attempt: events, steps, ends. Hold in mind: an event is a fact on a line; what it means is the rules' business."""
+"""The evidence of one attempt: events, steps, checkpoints, ends. Hold in mind: the rules see this and nothing else."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from attr_actors.core.attempts import shape
-from attr_actors.core.categories import Reading, read_exception
+from attr_actors.core.events import Event, line_event, traceback_event
 from attr_actors.core.lines import LogLine
 from attr_actors.core.progress import Step, parse_step
 from attr_actors.core.signatures.library import Role, Signature
-from attr_actors.core.tracebacks import EXCEPTION, Traceback, TracebackReader
-from attr_actors.models import Action, Category
+from attr_actors.core.tracebacks import Traceback, TracebackReader
 
-WARNING = re.compile(r"\b\w*Warning: |\bwarnings?\.warn\(|(?:^|\[)W\d{3,4} |\[W[ :\d]|\bWARNING\b|\bWARN\b(?!.{0,12}NET/IB)|\[WARN")
-DUMP = re.compile(
-    r"""^\s*["']?[\w./-]+["']?\s*(?:\.{4,}\s|=\s*\S|:\s+(?:True|False|None|\d[\d.e-]*|'[^']*'|"[^"]*"),?\s*$)|\bNamespace\(|^\s*[{}\]]"""
-)
-CONDITIONAL = re.compile(
-    r"(?i)\bif you (?:see|encounter|get|want)|\bin case of|\bto avoid\b|\bmight (?:be|cause|lead|result)"
-    r"|\bmay (?:be|cause|lead|result)|\bin order to|\bconsider\b"
-    r"|\bcan lead to|\bskipping\b|\bignor(?:ed|ing)\b|\bretry(?:ing)?\b|\bfall(?:ing)? ?back\b|\bwill (?:be|use"
-    r"|not|try|default|start)\b|\bdefault(?:ing)? to\b|\bdisabled?\b"
-)
-LEVEL_WORD = re.compile(r"(?:\b|_)(?:ERROR|FATAL|CRITICAL|Error|Fatal|error|fatal)\b|^E\d{3,4} |\[E ")
-FRAME_ECHO = re.compile(r"^\s{2,}(?:raise|return|assert|self\.|if |for |with |try|except|import|from) ?|^\s*\^+\s*$")
 AFTERMATH = re.compile(
     r"^\s*$|^\s*[-=*#~_+|]{3,}|^wandb:|^srun:|^slurmstepd:|^\s+\S|NCCL INFO|Warning\b|warnings\.warn|^\[[EWI]"
     r"|^[EWI]\d{4} |closing signal|exitcode|error_file|Extension modules|^Thread 0x"
     r"|^frame #|^#\d+|leaked|semaphore|\bepilog|\bsacct\b|^real\s|^user\s|^sys\s|^(?:Mon|Tue|Wed|Thu|Fri|Sat"
     r"|Sun) |[Ee]xit|[Kk]ill|[Tt]erminat|[Ss]hut(?:ting)? ?down|[Cc]lean"
 )
-PEER_ROW = "connection_lost"
-PEER_CODE = re.compile(r"multiprocessing/(?:connection|managers|queues|resource_sharer|popen_\w+)\.py|multiprocessing/reductions\.py")
-
-
-@dataclass(eq=False)
-class Event:
-    """A fact on a line: the row that reads it, what failed by that reading, and how firmly the line says so.
-
-    ``firm``: an exception that ended its traceback, or a message that stands at the start of its line; ``warned``: the line
-    calls itself a warning or speaks of what could happen.
-    """
-
-    line: LogLine
-    row: Signature
-    category: Category
-    action: str
-    owner: str
-    trace: Traceback | None = None
-    firm: bool = True
-    warned: bool = False
-    chain: list[LogLine] = field(default_factory=list)
-
-    @property
-    def index(self) -> int:
-        """Return the place of the line among the kept lines."""
-        return self.line.index
-
-    @property
-    def role(self) -> Role:
-        """Return the role of the deciding row."""
-        return self.row.role
-
-    @property
-    def is_generic(self) -> bool:
-        """Tell whether only the exception's type is known."""
-        return self.row.is_generic
-
-    @cached_property
-    def shape(self) -> str:
-        """Return the message with numbers levelled: equal on all ranks that fail alike."""
-        return f"{self.row.id}:{shape(self.line.body)[:160]}"
 
 
 @dataclass(eq=False)
@@ -138,7 +83,7 @@ def collect_evidence(lines: Sequence[LogLine], rows: Sequence[Signature], reader
         if trace is not None:
             found.tracebacks.append(trace)
             if id(trace) not in inner:
-                events.append(_traceback_event(trace, rows))
+                events.append(traceback_event(trace, rows))
         elif line.index not in reader.inside:
             _read_line(line, rows, found)
     events.sort(key=lambda e: e.index)
@@ -154,112 +99,6 @@ def _read_line(line: LogLine, rows: Sequence[Signature], found: Evidence) -> Non
         found.saves.append(line)
     if Role.DONE in roles:
         found.dones.append(line)
-    event = _line_event(line, matched)
+    event = line_event(line, matched)
     if event is not None:
         found.events.append(event)
-
-
-def _line_event(line: LogLine, matched: Sequence[Signature]) -> Event | None:
-    """Return the event of a line outside tracebacks; None for noise, echoed source and structure."""
-    failing = [row for row in matched if not row.is_structural]
-    if (
-        not failing
-        or FRAME_ECHO.match(line.body)
-        or any(row.role is Role.NOISE for row in failing if row.tier <= min(r.tier for r in failing))
-    ):
-        return None
-    row = min((r for r in failing if r.role is not Role.NOISE), key=lambda r: r.tier, default=None)
-    if row is None:
-        return None
-    is_soft = row.role in (Role.PRIMARY, Role.GENERIC, Role.CONFIRMATION)
-    warned = is_soft and bool(WARNING.search(line.body[:200]) or CONDITIONAL.search(line.body) or DUMP.match(line.body))
-    firm = not warned and (not is_soft or _states_a_failure(line, row))
-    reading = Reading(row, row.category, row.action, row.owner)
-    if row.role is not Role.SCHEDULER and EXCEPTION.match(line.body) and is_soft:
-        reading = read_exception(line.body, "", [], row)
-    return Event(line, reading.row, reading.category, reading.action, reading.owner, None, firm, warned)
-
-
-def _states_a_failure(line: LogLine, row: Signature) -> bool:
-    """Tell whether a line outside a traceback reports a failure, instead of mentioning a word."""
-    if line.level in ("I", "D", "W"):
-        return False
-    return row.tier <= 3 or bool(EXCEPTION.match(line.body)) or bool(LEVEL_WORD.search(line.body[:160]))
-
-
-def _traceback_event(trace: Traceback, rows: Sequence[Signature]) -> Event:
-    """Return the event of a chain of tracebacks, placed at the exception that caused the others."""
-    chain = [t for t in trace.chain() if t.end is not None]
-    root = choose_cause(chain)
-    assert root.end is not None
-    row = _best_row(root, rows)
-    if (row is None or row.is_generic) and root.frames and any(PEER_CODE.search(file) for file, _ in root.frames[-2:]):
-        row = next((r for r in rows if r.id == PEER_ROW), row)  # A pipe to another process broke: that process is the cause.
-    reading = read_exception(root.end.body, root.text, root.frames, row)
-    others = [t.end for t in chain if t.end is not None and t is not root]
-    event = Event(root.end, reading.row, reading.category, reading.action, reading.owner, root, chain=others)
-    event.warned = any(t.ignored for t in chain)
-    event.firm = not event.warned
-    return event
-
-
-WRAPPERS = re.compile(
-    r"^(?:RayTaskError|ChildFailedError|ProcessRaisedException|ProcessExitedException|CalledProcessError"
-    r"|RemoteTraceback|InstantiationException|BackendCompilerFailed|RayActorError|TrainingFailedError|TuneError"
-    r"|DatasetGenerationError)$"
-)
-LOOKUPS = frozenset(
-    {
-        "KeyError",
-        "AttributeError",
-        "StopIteration",
-        "IndexError",
-        "ImportError",
-        "ModuleNotFoundError",
-        "ValueError",
-        "TypeError",
-        "JSONDecodeError",
-        "Empty",
-    }
-)
-
-
-def choose_cause(chain: Sequence[Traceback]) -> Traceback:
-    """Return the exception of a chain that names the cause: the first raised one that is no failed lookup.
-
-    A lookup that fails inside a library (a missing cache key, an optional import) is how a library tries; what it raises
-    while it handles that is the message for people.
-    """
-    if any(t.name == "KeyboardInterrupt" for t in chain):
-        return next(t for t in chain if t.name == "KeyboardInterrupt")
-    for position, trace in enumerate(chain):
-        following = chain[position + 1] if position + 1 < len(chain) else None
-        if following is None:
-            return trace
-        if WRAPPERS.match(trace.name):
-            continue
-        if following.link == "during" and trace.name in LOOKUPS and not WRAPPERS.match(following.name):
-            continue
-        return trace
-    return chain[-1]
-
-
-def _best_row(trace: Traceback, rows: Sequence[Signature]) -> Signature | None:
-    assert trace.end is not None
-    best = _most_specific(trace.end.piece.rows, rows)
-    if best is None or best.is_generic:
-        for line in trace.more[:12]:
-            other = _most_specific(line.piece.rows, rows)
-            if other is not None and not other.is_generic and other.role in (Role.PRIMARY, Role.HARDWARE, Role.CASCADE):
-                return other
-    return best
-
-
-def _most_specific(matched: Iterable[int], rows: Sequence[Signature]) -> Signature | None:
-    failing = [rows[r] for r in matched if not rows[r].is_structural and rows[r].role not in (Role.NOISE, Role.TEARDOWN)]
-    return min(failing, key=lambda r: r.tier, default=None)
-
-
-def as_action(name: str) -> Action:
-    """Return a row's action as the enum: CONFIRM means one more try."""
-    return Action.RESTART if name == "CONFIRM" else Action(name)

@@ -6,7 +6,7 @@ import json
 from dataclasses import astuple
 from typing import Any
 
-from attr_actors.core.jobs import Job, LogFile
+from attr_actors.core.job import Job, LogFile
 from attr_actors.core.markers import Markers
 from attr_actors.models import JobMode
 

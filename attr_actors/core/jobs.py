@@ -12,207 +12,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, replace
 
-from attr_actors.core.looking import Known, Look
+from attr_actors.core.job import NEXT_MODE, Job, Layout, LogFile, layout, live_file, owed
+from attr_actors.core.job_events import Analyse, Analysed, Effect, Event, Finished, Follow, Forget, Looked, Save, Submitted, Ticked, Warn
+from attr_actors.core.looking import Look
 from attr_actors.core.markers import Markers
-from attr_actors.core.splitlog import cycle_id_from_path, job_id_from_path
 from attr_actors.errors import InvalidParameter, JobLimitReached
-from attr_actors.models import Intent, JobMode, JobView, Requester, Submission
-
-
-class Layout(Enum):
-    """What a look says about how the job writes its logs."""
-
-    WAITING = "too early to tell"
-    PLAIN = "one log"
-    SPLIT = "one log per restart, in LOGS_DIR"
-
-
-NEXT_MODE = {
-    (JobMode.PENDING, Layout.WAITING): JobMode.PENDING,
-    (JobMode.PENDING, Layout.PLAIN): JobMode.SINGLE,
-    (JobMode.PENDING, Layout.SPLIT): JobMode.SPLITLOG,
-    (JobMode.SINGLE, Layout.WAITING): JobMode.SINGLE,
-    (JobMode.SINGLE, Layout.PLAIN): JobMode.SINGLE,
-    (JobMode.SINGLE, Layout.SPLIT): JobMode.SPLITLOG,
-    (JobMode.SPLITLOG, Layout.WAITING): JobMode.SPLITLOG,
-    (JobMode.SPLITLOG, Layout.PLAIN): JobMode.SPLITLOG,
-    (JobMode.SPLITLOG, Layout.SPLIT): JobMode.SPLITLOG,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class LogFile:
-    """A log file of a job, as last seen, and the content (size, mtime_ns) that was analysed for it."""
-
-    name: str
-    size: int
-    mtime_ns: int
-    analysed: tuple[int, int] | None = None
-
-    @property
-    def settled(self) -> bool:
-        """Tell whether nothing is left to analyse: it is empty, or its present content was analysed."""
-        return self.size == 0 or self.analysed == (self.size, self.mtime_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A submitted log path and its life. ``files`` are the logs whose answers are the job's: itself, or those in LOGS_DIR."""
-
-    path: str
-    user: str
-    job_id: str | None
-    cycle_id: int | None
-    created_at: float
-    mode: JobMode = JobMode.PENDING
-    terminated_at: float | None = None
-    progressive: bool = False
-    size: int = -1
-    mtime_ns: int = 0
-    markers: Markers = field(default_factory=Markers)
-    logs_dir: str | None = None
-    files: tuple[LogFile, ...] = ()
-    look_number: int = field(default=0, compare=False)
-    """The newest look that was taken in; not saved."""
-
-    @property
-    def known(self) -> Known:
-        """Return what the next look starts from."""
-        return Known(self.size, self.mtime_ns, self.markers)
-
-    def path_of(self, name: str) -> str:
-        """Return the path of one of the job's files."""
-        return os.path.join(self.logs_dir or os.path.dirname(self.path), name)
-
-    def requester(self, path: str) -> Requester:
-        """Return for whom a file of this job is analysed; the file's own cycle number wins over the job's."""
-        named = cycle_id_from_path(path) if self.mode is JobMode.SPLITLOG else None
-        cycle_id = next((c for c in (named, self.cycle_id, cycle_id_from_path(path)) if c is not None), None)
-        return Requester(user=self.user, job_id=self.job_id or job_id_from_path(path), cycle_id=cycle_id)
-
-    def view(self) -> JobView:
-        """Return the job as callers see it."""
-        split = self.mode is JobMode.SPLITLOG
-        return JobView(
-            path=self.path,
-            user=self.user,
-            job_id=self.job_id,
-            cycle_id=self.cycle_id if self.cycle_id is not None else cycle_id_from_path(self.path),
-            mode=self.mode,
-            created_at=self.created_at,
-            terminated=self.terminated_at is not None,
-            sched_restarts=self.markers.starts if split else 0,
-            logs_dir=self.logs_dir,
-            log_files=tuple(self.path_of(f.name) for f in self.files) if split else (),
-            files_analyzed=sum(f.analysed is not None for f in self.files),
-        )
-
-
-def layout(job_id: str | None, look: Look, pending_bytes: int, final: bool) -> Layout:
-    """Return what a look says (the mode table of the HTTP contract); ``final``: nothing more will be written."""
-    if job_id is None:
-        return Layout.PLAIN
-    if not look.size or (look.size < pending_bytes and not final):
-        return Layout.WAITING
-    if look.logs_dir is not None or look.fault is not None:
-        return Layout.SPLIT
-    more_to_come = look.markers.block_open or look.markers.logs_dir is not None
-    return Layout.WAITING if more_to_come and not final else Layout.PLAIN
-
-
-def owed(job: Job) -> tuple[LogFile, ...]:
-    """Return the complete files whose present content was not analysed yet.
-
-    A file is complete when a newer one exists or the job has terminated.
-    """
-    if job.mode is JobMode.PENDING:
-        return ()
-    complete = job.files if job.terminated_at is not None else job.files[:-1]
-    return tuple(f for f in complete if not f.settled)
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """A client posted a log; ``look`` was taken for it."""
-
-    submission: Submission
-    look: Look
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """The clock looked at a job's files."""
-
-    path: str
-    look: Look
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """A client asked for the final answer."""
-
-    path: str
-    look: Look
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Analysed:
-    """A file's content has its answer, or is known to have none."""
-
-    path: str
-    name: str
-    content: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Ticked:
-    """Time went by."""
-
-    at: float
-
-
-Event = Submitted | Looked | Finished | Analysed | Ticked
-
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """Make a job durable."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Drop a job."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Analyse:
-    """Have a complete file analysed; ``urgent``: a client is about to ask."""
-
-    path: str
-    name: str
-    content: tuple[int, int]
-    log: str
-    requester: Requester
-    urgent: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Warn:
-    """Tell the operator."""
-
-    message: str
-
-
-Effect = Save | Forget | Analyse | Warn
+from attr_actors.models import Intent, JobMode, Submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,18 +67,18 @@ class JobBook:
             case Analysed():
                 return tuple(self._analysed(event))
             case Ticked():
-                return tuple(self._ticked(event.at))
+                return tuple(self._ticked(event))
 
-    def due(self, at: float) -> list[str]:
-        """Return the jobs whose files the clock must look at.
+    def is_due(self, path: str, at: float) -> bool:
+        """Tell whether the clock must look at a job's files.
 
-        Left out: a single log (it is looked at when somebody asks) and whatever is done and not yet old enough to go.
+        Not at a single log that nobody wants followed, nor at what is done and not yet old enough to go.
         """
-        return [path for path, job in self.jobs.items() if self._is_due(job, at)]
-
-    def _is_due(self, job: Job, at: float) -> bool:
+        job = self.jobs.get(path)
+        if job is None:
+            return False
         if job.terminated_at is None:
-            return job.mode is not JobMode.SINGLE
+            return job.mode is not JobMode.SINGLE or job.progressive
         return job.mode is JobMode.PENDING or at >= self._expires_at(job) or bool(owed(job))
 
     def _submitted(self, event: Submitted) -> Iterator[Effect]:
@@ -315,7 +122,7 @@ class JobBook:
         if job.mode is not JobMode.PENDING:
             job = replace(job, terminated_at=job.terminated_at or event.at)
         yield from self._warnings(old, job)
-        yield from self._store(old, job, urgent=False)
+        yield from self._store(old, job, urgent=True)
 
     def _analysed(self, event: Analysed) -> Iterator[Effect]:
         old = self.jobs.get(event.path)
@@ -327,9 +134,10 @@ class JobBook:
             self._put(job)
             yield Save(job)
 
-    def _ticked(self, at: float) -> Iterator[Effect]:
-        for path, job in list(self.jobs.items()):
-            if at < self._expires_at(job):
+    def _ticked(self, event: Ticked) -> Iterator[Effect]:
+        for path in event.paths:
+            job = self.jobs.get(path)
+            if job is None or event.at < self._expires_at(job):
                 continue
             kind = "terminated" if job.terminated_at is not None else "pending" if job.mode is JobMode.PENDING else "aged"
             self.counts[f"cleanup.{kind}"] += 1
@@ -384,9 +192,12 @@ class JobBook:
             self.counts[f"detection.total_{job.mode}"] += 1
             if old is not None and old.mode is JobMode.PENDING:
                 self.counts[f"deferred.total_{job.mode}"] += 1
+        live = live_file(job)
+        if live is not None and (old is None or live != live_file(old)):
+            yield Follow(job.path_of(live.name))
         for file in owed(job):
-            log = job.path_of(file.name)
-            yield Analyse(job.path, file.name, (file.size, file.mtime_ns), log, job.requester(log), urgent)
+            log, last = job.path_of(file.name), file is job.files[-1]
+            yield Analyse(job.path, file.name, (file.size, file.mtime_ns), log, job.requester(log), urgent and last)
 
     def _put(self, job: Job) -> None:
         old = self.jobs.get(job.path)

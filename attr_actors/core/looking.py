@@ -13,7 +13,7 @@ from typing import NamedTuple
 from attr_actors.core.markers import Markers, read_markers
 from attr_actors.core.paths import LogPath, admit_logs_dir, stat_log
 from attr_actors.core.splitlog import Listed, LogsDirs, list_log_files
-from attr_actors.errors import LogsDirNotReadable, NotFound, RequestError
+from attr_actors.errors import LogsDirNotReadable, NotFound, NotReadable, RequestError
 
 
 class Known(NamedTuple):
@@ -60,6 +60,8 @@ def take_look(log: LogPath, job_id: str | None, known: Known, bounds: Bounds, nu
             markers = read_markers(log, known.markers, bounds.head_bytes)
     except NotFound:
         return Look(number, None, 0, known.markers)
+    except OSError as exc:
+        raise NotReadable(f"cannot read '{log.path}': {exc.strerror}") from None
     look = Look(number, found.st_size, found.st_mtime_ns, markers)
     if job_id is None or markers.logs_dir is None:
         return look

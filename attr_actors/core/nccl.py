@@ -9,7 +9,7 @@ from attr_actors.core.evidence import Evidence
 from attr_actors.models import Suspect
 
 WORK = re.compile(r"WorkNCCL\(SeqNum=(?P<seq>\d+), OpType=(?P<op>\w+), NumelIn=(?P<numel_in>\d+), NumelOut=(?P<numel_out>\d+)")
-ENQUEUED = re.compile(r"last enqueued(?: NCCL)? work:? ?(?P<enqueued>-?\d+), last completed(?: NCCL)? work:? ?(?P<completed>-?\d+)")
+ENQUEUED = re.compile(r"[Ll]ast enqueued(?: NCCL)? work:? ?(?P<enqueued>-?\d+), last completed(?: NCCL)? work:? ?(?P<completed>-?\d+)")
 WORLD = re.compile(r"\bnranks (\d+)|world[_ ]size[\"']?\s*[:=]?\s*(\d+)|WORLD_SIZE[=: ]+(\d+)|(\d+) ranks\b", re.IGNORECASE)
 BARRIER = re.compile(r"Ranks? ([\d, ]+) failed to pass monitoredBarrier")
 DUMPER = re.compile(r"collective timeout from\s+rank (\d+)|dump signal due to a collective timeout from\s+rank (\d+)")

@@ -17,35 +17,41 @@ STEP = re.compile(
     """
 )
 NAN_LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*(?:is|=|:|\||\s|->)\s*\[?(?:tensor\()?["']?-?(?:nan|inf)\b""")
+LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*[:=|]?\s*\[?(?:tensor\()?["']?-?\d""")
 SAVED_AT = re.compile(r"(?i)(?:iteration|iter|step|epoch|checkpoint-|global_step)[\s_:=-]*(\d+)")
 CHANGING = re.compile(r"\d+")
 
 
 class Step(NamedTuple):
-    """A completed step as a line shows it. ``number`` counts within one kind of counter; None where no counter is read."""
+    """A completed step as a line shows it. ``number`` counts within one kind of counter; None where no counter is read.
+
+    ``is_finite`` is False where a shown loss is no number; ``shows_loss`` tells whether a loss is shown at all.
+    """
 
     line: LogLine
     number: int | None
     kind: str
     is_finite: bool
+    shows_loss: bool
 
 
 def parse_step(line: LogLine) -> Step:
     """Read the counter and the loss of a progress line."""
     finite = NAN_LOSS.search(line.body) is None
+    shown = not finite or LOSS.search(line.body) is not None
     found = STEP.search(line.body)
     if not found:
-        return Step(line, None, "", finite)
+        return Step(line, None, "", finite, shown)
     kind = found.lastgroup or ""
     groups = found.groupdict()
     if groups["step"]:
-        return Step(line, int(groups["step"].replace(",", "")), "step", finite)
+        return Step(line, int(groups["step"].replace(",", "")), "step", finite, shown)
     if groups["bar"]:
-        return Step(line, int(groups["bar"]), "bar" + groups["bar_total"], finite)
+        return Step(line, int(groups["bar"]), "bar" + groups["bar_total"], finite, shown)
     if groups["epoch"]:
         number = int(groups["epoch"]) * 1_000_000 + int(groups["batch"] or 0)
-        return Step(line, number, "epoch", finite)
-    return Step(line, None, kind, finite)
+        return Step(line, number, "epoch", finite, shown)
+    return Step(line, None, kind, finite, shown)
 
 
 def made_progress_after(steps: Sequence[Step], index: int, stream: str, new_steps: int = 2) -> bool:
@@ -70,8 +76,14 @@ def made_progress_after(steps: Sequence[Step], index: int, stream: str, new_step
 
 
 def nan_until_the_end(steps: Sequence[Step]) -> bool:
-    """Tell whether the last steps that show a loss all show one that is no number."""
-    return bool(steps) and not steps[-1].is_finite
+    """Tell whether the last step that shows a loss shows one that is no number."""
+    last = next((s for s in reversed(steps) if s.shows_loss), None)
+    return last is not None and not last.is_finite
+
+
+def loss_is_finite_after(steps: Sequence[Step], index: int) -> bool:
+    """Tell whether a later step shows a loss that is a number."""
+    return any(s.line.index > index and s.shows_loss and s.is_finite for s in steps)
 
 
 def summarize(steps: Sequence[Step], saves: Sequence[LogLine], last_at: float | None) -> Progress:

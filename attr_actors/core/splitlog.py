@@ -111,16 +111,16 @@ def list_log_files(logs_dir: LogPath, job_id: str, most: int, listed: LogsDirs |
     """
     try:
         names = (listed or LogsDirs()).names(logs_dir.path, job_id)
+        found = [file for name in names if (file := _listed(logs_dir.path, name))]
     except OSError:
         raise LogsDirNotReadable(f"permission denied or not found: LOGS_DIR '{logs_dir.path}'") from None
-    found = [file for name in names if (file := _listed(logs_dir.path, name))]
     return tuple(sorted(found, key=order_key)[-most:])
 
 
 def _listed(logs_dir: str, name: str) -> Listed | None:
     try:
         found = os.lstat(os.path.join(logs_dir, name))
-    except OSError:  # Removed since it was listed.
+    except FileNotFoundError:  # Removed since it was listed.
         return None
     return Listed(name, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else None
 

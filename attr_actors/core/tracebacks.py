@@ -14,6 +14,9 @@ from attr_actors.core.lines import LogLine
 
 HEADER = re.compile(r"Traceback \(most recent call last\)|\bTraceback \(innermost last\)")
 FRAME = re.compile(r'^[\s|│]*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?')
+ENTRY = re.compile(r"<module>|<frozen |runpy|_bootstrap|spawn|_wrap\b|multiprocessing|threading|/bin/|<string>|ray/|remote")
+BAR = re.compile(r"^\s*[|+](?:[-+]+ \d+ -+|-+)?\s?")
+"""What an exception group draws in front of its members."""
 BOX = re.compile(r"^\s*[│╭╰┃┏┗]")
 EXCEPTION = re.compile(
     r"^(?:[|+ ]*)(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*|[a-z_]\w*(?:error|exception|exit|timeout)|timeout"
@@ -30,8 +33,15 @@ INNER = re.compile(
 )
 IGNORED = re.compile(
     r"^Exception ignored (?:in|on)\b|^Error in (?:sys\.excepthook|atexit)|^Exception in thread .*\((?:_monitor"
-    r"|pin_memory)|^--- Logging error ---"
+    r"|pin_memory)|^--- Logging error ---|^(?:Future|Task) exception was never retrieved|^Exception in callback "
 )
+NEW_RECORD = re.compile(
+    r"^\[?\d{4}[-/]\d|^\[?\d\d[:/]\d\d|^[IWEF]\d{4} |^\[[IWEF][ \d]|^(?:srun|slurmstepd|wandb|mpirun|pdsh|bash"
+    r"|sh|sbatch)(?:@\S+)?: |^[A-Z][a-z]{2} [ \d]\d \d\d:"
+    r"|^\[ *\d+\.\d+\] |^\S+\.py:\d+: \w*Warning|\d+%\|"
+)
+"""How lines begin that cannot belong to an exception's message."""
+MESSAGE_OVER = 99
 FRAMES_MAX = 200
 MESSAGE_LINES_MAX = 60
 STRAY_LINES_MAX = 40
@@ -59,6 +69,11 @@ class Traceback:
         return self.type.split("(")[0].rsplit(".", 1)[-1]
 
     @property
+    def is_uncaught(self) -> bool:
+        """Tell whether the frames begin where a program or a process begins: a caught exception shows only frames below its handler."""
+        return not self.frames or bool(ENTRY.search(f"{self.frames[0][0]} {self.frames[0][1]}"))
+
+    @property
     def text(self) -> str:
         """Return the exception line and what follows it as one text."""
         return "\n".join([self.end.body if self.end else "", *(line.body for line in self.more[:30])])
@@ -82,6 +97,7 @@ class _Stream:
     link: str = ""
     quiet: int = 0
     ignored: bool = False
+    grouped: bool = False
 
 
 class TracebackReader:
@@ -99,10 +115,12 @@ class TracebackReader:
 
     def _read(self, line: LogLine, stream: _Stream) -> None:
         body = line.body
+        if stream.grouped:
+            body = BAR.sub("", body)
         if HEADER.search(body):
             self._open(line, stream)
         elif stream.open:
-            self._in_traceback(line, stream)
+            self._in_traceback(line, body, stream)
         elif (m := FRAME.match(body)) and stream.last is not None and stream.quiet <= 3:
             # Ray quotes the frames of a remote task without a header of their own.
             self._open(line, stream, link="inner")
@@ -112,7 +130,7 @@ class TracebackReader:
 
     def _open(self, line: LogLine, stream: _Stream, link: str = "") -> None:
         if not link:
-            link = "inner" if INNER.search(line.body) else stream.link
+            link = "inner" if INNER.search(line.body) or stream.grouped else stream.link
         previous = stream.last if link else None
         found = Traceback(line, line.stream, cause=previous if link != "inner" else None, link=link, ignored=stream.ignored)
         if link == "inner" and previous is not None and previous.cause is None and previous is not found:
@@ -121,9 +139,10 @@ class TracebackReader:
         self.inside.add(line.index)
         stream.open.append(found)
         stream.link, stream.ignored, stream.quiet = "", False, 0
+        stream.grouped = stream.grouped or "Exception Group Traceback" in line.body
 
-    def _in_traceback(self, line: LogLine, stream: _Stream) -> None:
-        body, current = line.body, stream.open[-1]
+    def _in_traceback(self, line: LogLine, body: str, stream: _Stream) -> None:
+        current = stream.open[-1]
         if m := FRAME.match(body):
             self._frame(line, current, m)
         elif body[:1] in (" ", "\t", "") or BOX.match(body) or not body.strip():
@@ -149,11 +168,16 @@ class TracebackReader:
             self.inside.add(line.index)
         elif IGNORED.search(body):
             stream.ignored = True
+        elif stream.ignored and EXCEPTION.match(body):
+            self.inside.add(line.index)
+            stream.ignored = False
         elif INNER.search(body):
             stream.link = "inner"
             self.inside.add(line.index)
         elif stream.last is not None and len(stream.last.more) < MESSAGE_LINES_MAX and stream.quiet <= 2:
-            if body.strip():
+            if NEW_RECORD.search(body):
+                stream.quiet = MESSAGE_OVER
+            elif body.strip():
                 stream.last.more.append(line)
             else:
                 stream.quiet += 1

@@ -4,78 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from attr_actors.actors.tracker import Tracker
+from attr_actors.actors import looks
+from attr_actors.core import looking
 from attr_actors.errors import InvalidParameter, JobLimitReached, LedgerFault, LogsDirNotReadable, NotRegular, OutsideRoot, Unavailable
 from attr_actors.handles import pick
 from attr_actors.models import Intent, JobMode, Submission
-from attr_actors.settings import Settings
-from tests.twins import MemoryLedger, TwinAnalyzer
-
-
-class World:
-    """A tracker between twins, over a real directory; ``restart()`` is a kill -9 and a new process."""
-
-    def __init__(self, root: Path, **settings: Any) -> None:
-        self.root = root
-        self.now = 1_000_000_000.0
-        self.settings = Settings(allowed_root=str(root), poll_interval_s=3600, **settings)
-        self.ledger = MemoryLedger()
-        self.analyzers = [TwinAnalyzer(), TwinAnalyzer()]
-        self.tracker = self._tracker()
-
-    def _tracker(self) -> Tracker:
-        return Tracker(self.settings, self.ledger, self.analyzers, clock=lambda: self.now)  # type: ignore[arg-type]
-
-    async def restart(self) -> None:
-        await self.close()
-        self.tracker = self._tracker()
-        await self.tracker.start()
-
-    async def close(self) -> None:
-        await abandon(self.tracker)
-
-    async def drained(self) -> None:
-        await self.tracker._backlog.drained()
-
-    def write(self, name: str, text: str) -> str:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return str(path)
-
-    def splitlog(self, logs: dict[str, str], name: str = "slurm-7.out") -> str:
-        for log, text in logs.items():
-            self.write(f"logs/{log}", text)
-        (self.root / "logs").mkdir(exist_ok=True)
-        return self.write(name, paths_block(self.root / "logs") + "x" * 5000 + "\n")
-
-    @property
-    def analysed(self) -> list[str]:
-        return sorted(Path(path).name for a in self.analyzers for path, _, _ in a.analysed.elements())
-
-    @property
-    def started(self) -> list[str]:
-        return sorted(Path(path).name for a in self.analyzers for path in a.started)
-
-
-async def abandon(tracker: Tracker) -> None:
-    """Drop a tracker as kill -9 does: nothing is written any more."""
-    tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    tracker._doors.shutdown()
-    tracker._rounds.shutdown()
-
-
-def paths_block(logs_dir: Path) -> str:
-    return f"<< START PATHS >>\nLOGS_DIR={logs_dir}\n<< END PATHS >>\n"
+from tests.tracker_world import World, paths_block
 
 
 def post(path: str, **more: Any) -> Submission:
@@ -292,6 +233,34 @@ def test_a_refused_submission_leaves_no_trace(in_world: Callable[..., None]) -> 
     in_world(scenario)
 
 
+def test_a_repeated_post_reads_no_other_jobs_log(in_world: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = looking.read_markers
+
+    def counted(log: Any, *more: Any) -> Any:
+        read.append(log.path)
+        return real(log, *more)
+
+    monkeypatch.setattr(looking, "read_markers", counted)
+
+    async def scenario(w: World) -> None:
+        tiny = w.write("tiny.log", "x\n")
+        await w.tracker.submit(post(tiny))
+        for n in range(40):
+            view = await w.tracker.submit(post(w.write(f"slurm-{n}.out", "<< START PATHS >>\n" + "x" * 5000 + "\n"), job_id=str(n)))
+            assert view.mode is JobMode.PENDING
+        read.clear()
+        w.append("tiny.log", "y\n")
+        await w.tracker.submit(post(tiny))
+        assert read == [tiny]
+        read.clear()
+        w.append("slurm-3.out", "z\n")
+        await w.tracker.poll()
+        assert read == [str(w.root / "slurm-3.out")]
+
+    in_world(scenario)
+
+
 def test_the_job_limit_refuses_new_jobs_and_serves_known_ones(in_world: Callable[..., None]) -> None:
     async def scenario(w: World) -> None:
         known = w.write("a.log", "x\n")
@@ -341,3 +310,57 @@ async def until(condition: Callable[[], Any], timeout_s: float = 5) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - The condition is another component's inner state.
             await asyncio.sleep(0.001)
+
+
+def test_one_odd_log_neither_stops_the_clock_nor_hides_other_jobs(in_world: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = looks.take_look
+
+    def odd(log: Any, *more: Any) -> Any:
+        if log.path.endswith("slurm-1.out") and odd_now:
+            raise ZeroDivisionError("a defect")
+        return real(log, *more)
+
+    odd_now: list[bool] = []
+    monkeypatch.setattr(looks, "take_look", odd)
+
+    async def scenario(w: World) -> None:
+        paths = [str(w.root / f"slurm-{n}.out") for n in range(3)]
+        for n, path in enumerate(paths):
+            await w.tracker.submit(post(path, job_id=str(n)))
+            w.write(f"slurm-{n}.out", "x" * 5000)
+        odd_now.append(True)
+        await w.tracker.poll()
+        page = await w.tracker.jobs(JobMode.PENDING, 10, 0)
+        assert [j.path for j in page.jobs] == [paths[1]]
+        assert (await w.tracker.stats()).counts["looks.failed"] == 1
+        odd_now.clear()
+        await w.tracker.poll()
+        assert (await w.tracker.jobs(JobMode.PENDING, 10, 0)).jobs == ()
+
+    in_world(scenario)
+
+
+def test_a_file_system_that_hangs_is_said_so_and_ends_no_round(in_world: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    free = threading.Event()
+    monkeypatch.setattr(looks, "take_look", lambda *_: free.wait(10))
+
+    async def scenario(w: World) -> None:
+        with pytest.raises(Unavailable, match="the file system did not answer within"):
+            await w.tracker.submit(post(w.write("a.log", "x\n")))
+        assert (await w.tracker.stats()).counts["looks.too_slow"] == 1
+        free.set()
+
+    in_world(scenario, file_timeout_s=0.05)
+
+
+def test_a_save_under_way_is_no_fault(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        await w.tracker.start()
+        w.ledger.gate = asyncio.Event()
+        call = asyncio.create_task(w.tracker.submit(post(w.write("a.log", "x\n"))))
+        await until(lambda: w.tracker._writer._saving)
+        assert (await w.tracker.health()).issues == ()
+        w.ledger.gate.set()
+        await call
+
+    in_world(scenario)

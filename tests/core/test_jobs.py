@@ -7,27 +7,10 @@ from typing import Any
 
 import pytest
 
+from attr_actors.core.job import NEXT_MODE, Job, Layout, LogFile, owed
+from attr_actors.core.job_events import Analyse, Analysed, Effect, Finished, Follow, Forget, Looked, Save, Submitted, Ticked, Warn
 from attr_actors.core.job_rows import parse_job, render_job
-from attr_actors.core.jobs import (
-    NEXT_MODE,
-    Analyse,
-    Analysed,
-    Effect,
-    Finished,
-    Forget,
-    Job,
-    JobBook,
-    Layout,
-    Limits,
-    LogFile,
-    Looked,
-    Save,
-    Submitted,
-    Ticked,
-    Warn,
-    check_invariants,
-    owed,
-)
+from attr_actors.core.jobs import JobBook, Limits, check_invariants
 from attr_actors.core.looking import Bounds, Known, Look, take_look
 from attr_actors.core.markers import Markers
 from attr_actors.core.paths import LogPath
@@ -62,6 +45,10 @@ def analyses(effects: tuple[Effect, ...]) -> list[str]:
 
 def view(book: JobBook, path: str = "/l/a.log") -> JobView:
     return book.jobs[path].view()
+
+
+def due(book: JobBook, at: float) -> list[str]:
+    return [path for path in book.jobs if book.is_due(path, at)]
 
 
 # The mode table of POST /logs, over real files.
@@ -247,6 +234,26 @@ def test_events_of_a_forgotten_job_do_nothing(book: JobBook) -> None:
         assert book.apply(event) == ()
 
 
+def follows(effects: tuple[Effect, ...]) -> list[str]:
+    return [e.log for e in effects if isinstance(e, Follow)]
+
+
+def test_the_log_of_a_progressive_job_is_followed_while_it_grows_and_the_job_lives(book: JobBook) -> None:
+    assert follows(post(book, intent=Intent.PROGRESSIVE)) == ["/l/a.log"]
+    assert due(book, 0.0) == ["/l/a.log"]
+    assert follows(book.apply(Looked("/l/a.log", look(2)))) == []
+    assert follows(book.apply(Looked("/l/a.log", look(3, size=6000)))) == ["/l/a.log"]
+    assert follows(post(book, intent=Intent.TERMINAL, seen=look(4, size=7000))) == []
+    assert follows(post(book, intent=Intent.TRACK_ONLY, seen=look(5, size=8000))) == []
+
+
+def test_of_a_progressive_splitlog_job_the_file_that_is_being_written_is_followed(book: JobBook) -> None:
+    files = {"m_7_cycle0.log": 9}
+    assert follows(post(book, job_id="7", intent=Intent.PROGRESSIVE, seen=look(logs_dir="/l/d", files=files))) == ["/l/d/m_7_cycle0.log"]
+    files["m_7_cycle1.log"] = 1
+    assert follows(book.apply(Looked("/l/a.log", look(2, logs_dir="/l/d", files=files)))) == ["/l/d/m_7_cycle1.log"]
+
+
 # Limits and ages.
 
 
@@ -274,8 +281,8 @@ DAY = 86400.0
 )
 def test_a_job_is_forgotten_at_its_age_limit_and_not_before(book: JobBook, make: dict[str, Any], age_s: float) -> None:
     post(book, **make)
-    assert book.apply(Ticked(age_s - 1)) == ()
-    assert book.apply(Ticked(age_s)) == (Forget("/l/a.log"),)
+    assert book.apply(Ticked(age_s - 1, tuple(book.jobs))) == ()
+    assert book.apply(Ticked(age_s, tuple(book.jobs))) == (Forget("/l/a.log"),)
     assert book.jobs == {}
 
 
@@ -283,16 +290,16 @@ def test_the_clock_looks_only_at_jobs_that_may_change(book: JobBook) -> None:
     post(book, "/l/single.log", seen=look(size=0))
     post(book, "/l/pending.log", job_id="7", seen=look(size=None))
     post(book, "/l/split.log", job_id="8", seen=look(logs_dir="/l/d"))
-    assert book.due(0.0) == ["/l/pending.log", "/l/split.log"]
+    assert due(book, 0.0) == ["/l/pending.log", "/l/split.log"]
     post(book, "/l/split.log", intent=Intent.TERMINAL, seen=look(2, logs_dir="/l/d", mtime_ns=0))
     post(book, "/l/single.log", intent=Intent.TERMINAL, seen=look(2, size=0, mtime_ns=0))
-    assert book.due(0.0) == ["/l/pending.log"]
-    assert book.due(3600.0) == ["/l/single.log", "/l/pending.log", "/l/split.log"]  # Were they written to since?
+    assert due(book, 0.0) == ["/l/pending.log"]
+    assert due(book, 3600.0) == ["/l/single.log", "/l/pending.log", "/l/split.log"]  # Were they written to since?
 
 
 def test_owed_work_keeps_a_terminated_job_on_the_clock(book: JobBook) -> None:
     post(book, intent=Intent.TERMINAL)
-    assert book.due(0.0) == ["/l/a.log"]
+    assert due(book, 0.0) == ["/l/a.log"]
     assert [f.name for f in owed(book.jobs["/l/a.log"])] == ["a.log"]
 
 

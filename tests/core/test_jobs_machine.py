@@ -13,22 +13,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from attr_actors.core.job import owed
+from attr_actors.core.job_events import Analyse, Analysed, Event, Finished, Forget, Looked, Save, Submitted, Ticked
 from attr_actors.core.job_rows import parse_job, render_job
-from attr_actors.core.jobs import (
-    Analyse,
-    Analysed,
-    Event,
-    Finished,
-    Forget,
-    JobBook,
-    Limits,
-    Looked,
-    Save,
-    Submitted,
-    Ticked,
-    check_invariants,
-    owed,
-)
+from attr_actors.core.jobs import JobBook, Limits, check_invariants
 from attr_actors.core.looking import Bounds, Known, Look, take_look
 from attr_actors.core.paths import LogPath
 from attr_actors.errors import AttrError, JobLimitReached, NotReadable
@@ -135,6 +123,9 @@ class JobsAndFiles(RuleBasedStateMachine):
         except NotReadable:
             return None
 
+    def due(self) -> list[str]:
+        return [path for path in self.book.jobs if self.book.is_due(path, self.now)]
+
     def apply(self, event: Event) -> None:
         try:
             effects = self.book.apply(event)
@@ -163,7 +154,7 @@ class JobsAndFiles(RuleBasedStateMachine):
 
     @rule()
     def poll(self) -> None:
-        for path in self.book.due(self.now):
+        for path in self.due():
             if seen := self.look(path, None):
                 self.apply(Looked(path, seen))
 
@@ -183,7 +174,7 @@ class JobsAndFiles(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1, 20, 2000]))
     def wait(self, seconds: int) -> None:
         self.now += seconds
-        self.apply(Ticked(self.now))
+        self.apply(Ticked(self.now, tuple(self.book.jobs)))
 
     @rule()
     def crash_and_restart(self) -> None:
@@ -220,7 +211,7 @@ class JobsAndFiles(RuleBasedStateMachine):
     def whatever_is_owed_is_on_the_list_or_on_the_clock(self) -> None:
         if not hasattr(self, "book"):
             return
-        due = set(self.book.due(self.now))
+        due = set(self.due())
         for path, job in self.book.jobs.items():
             for file in owed(job):
                 assert (path, file.name) in self.todo or path in due

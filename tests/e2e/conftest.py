@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -55,7 +56,7 @@ def start_service(place: Path, **environment: str) -> Service:
     root = place / "logs"
     root.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    env = os.environ | {
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
         "NVRX_ATTRSVC_ALLOWED_ROOT": str(root),
         "NVRX_ATTRSVC_CACHE_FILE": str(place / "ledger.db"),
         "NVRX_ATTRSVC_PORT": str(port),
@@ -94,3 +95,21 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     yield running
     if running.process.poll() is None:
         stop_service(running)
+
+
+@pytest.fixture(scope="session")
+def slurm(shared_dir: Path) -> Iterator[dict[str, str]]:
+    """A private Slurm; the environment that its commands need."""
+    missing = [tool for tool in ("slurmctld", "slurmdbd", "munged", "mariadbd") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"needs a real Slurm with accounting; not installed: {', '.join(missing)}")
+    place = f"/tmp/slurm-monitor-test-{os.getpid()}"
+    base = 28000 + 4 * (os.getpid() % 500)
+    ports = {name: str(base + i) for i, name in enumerate(("P_CTLD", "P_D", "P_DBD", "P_SQL"))}
+    environment = os.environ | ports | {"SLURM_DIR": place}
+    up = subprocess.run(["bash", shared_dir / "tools/slurm_up.sh"], env=environment, capture_output=True, text=True, timeout=120)
+    if up.returncode != 0:
+        pytest.skip(f"Slurm does not start here: {(up.stdout + up.stderr)[-300:]}")
+    yield environment | {"SLURM_CONF": f"{place}/etc/slurm.conf", "PYTHONPATH": str(REPO)}
+    subprocess.run(["bash", shared_dir / "tools/slurm_up.sh", "down"], env=environment, capture_output=True, timeout=60)
+    shutil.rmtree(place, ignore_errors=True)

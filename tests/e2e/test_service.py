@@ -54,9 +54,9 @@ def test_fifty_concurrent_gets_of_a_cold_path_cause_one_analysis_and_fifty_equal
 
 
 def test_a_client_that_disconnects_does_not_stop_the_flight(service: Service) -> None:
-    path = service.write("left.log", OOM_LOG + "y\n" * 3_000_000)
+    path = service.write("left.log", OOM_LOG + "y\n" * 300_000)
     with pytest.raises(httpx.TimeoutException):
-        httpx.get(f"{service.url}/logs", params={"log_path": path}, timeout=0.05)
+        httpx.get(f"{service.url}/logs", params={"log_path": path}, timeout=0.01)
     deadline = time.monotonic() + 30
     while service.get(path, wait="false").json()["status"] != "completed":
         assert time.monotonic() < deadline
@@ -122,25 +122,26 @@ def test_kill_9_of_any_process_loses_no_acknowledged_answer(tmp_path: Path) -> N
         paths = [service.write(f"job-{i}.log", OOM_LOG + f"run {i}\n" * 100) for i in range(200)]
         with Traffic(service, paths) as traffic:
             for victim in ("ledger", "tracker", "analyzer-0", "analyzer-1", "replica") * KILLS:
-                kill_and_wait(service, victim)
+                print(f"{victim}: back after {kill_and_wait(service, victim):.1f} s")
+        print(f"statuses: {dict(traffic.statuses)}, slowest request: {traffic.slowest_s:.1f} s")
         assert not traffic.problems
         assert traffic.slowest_s < REQUEST_TIMEOUT_S
-        assert sum(map(len, traffic.acknowledged.values())) >= 100
+        assert traffic.statuses[200] >= 10 * KILLS
         for path, answers in traffic.acknowledged.items():
             assert len(answers | {service.get(path).json()["result"]["result_id"]}) == 1
-        print(f"\nkills: {5 * KILLS}, statuses: {dict(traffic.statuses)}, slowest request: {traffic.slowest_s:.1f} s")
     finally:
         assert stop_service(service) == 0
 
 
-def kill_and_wait(service: Service, victim: str) -> None:
-    """kill -9 one process and wait until another has taken its place."""
+def kill_and_wait(service: Service, victim: str) -> float:
+    """kill -9 one process, wait until another has taken its place, and return how long that took, s."""
     old = service.pids()[victim]
     os.kill(old, signal.SIGKILL)
-    deadline = time.monotonic() + 60
+    started = time.monotonic()
+    deadline = started + 60
     while True:
         assert time.monotonic() < deadline, f"{victim} did not come back"
         reply = service.client.get("/stats")
         if reply.status_code == 200 and int(reply.json()["actors"][f"{victim}.pid"]) not in (0, old):
-            return
+            return time.monotonic() - started
         time.sleep(0.1)

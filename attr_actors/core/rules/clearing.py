@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from attr_actors.core.evidence import Event, Evidence
+from attr_actors.core.events import Event
+from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
-from attr_actors.core.progress import made_progress_after
+from attr_actors.core.progress import loss_is_finite_after, made_progress_after
 from attr_actors.core.signatures.library import Role
 
 SURVIVED_LINES = 40
@@ -14,8 +15,8 @@ PROCESS_ROLES = frozenset({Role.PRIMARY, Role.GENERIC, Role.CONFIRMATION, Role.C
 
 def progress_clears(event: Event, evidence: Evidence) -> bool:
     """A completed step after an event shows that the run went on: recovered."""
-    if event.row.id.startswith("nan"):
-        return made_progress_after(evidence.steps, event.index, event.line.stream, new_steps=1)
+    if event.row.id == "nan_loss":
+        return loss_is_finite_after(evidence.steps, event.index)
     return made_progress_after(evidence.steps, event.index, event.line.stream)
 
 

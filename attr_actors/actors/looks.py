@@ -1,0 +1,81 @@
+"""Looks at files from an event loop: in threads, numbered by when they began, and never waited for without a limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import NamedTuple
+
+from attr_actors.core.job import Job
+from attr_actors.core.looking import Bounds, Known, Look, take_look
+from attr_actors.core.paths import LogPath
+from attr_actors.core.splitlog import LogsDirs
+from attr_actors.errors import Unavailable
+from attr_actors.settings import Settings
+
+
+class Wanted(NamedTuple):
+    """A log to look at, and what is known of it."""
+
+    path: str
+    job_id: str | None
+    known: Known
+
+    @classmethod
+    def of(cls, job: Job) -> Wanted:
+        """Want another look at a job's log."""
+        return cls(job.path, job.job_id, job.known)
+
+
+class Looks:
+    """Takes looks. Clients and the clock have threads of their own, so that a round holds up nobody who waits."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._root = settings.allowed_root
+        self._timeout_s = settings.file_timeout_s
+        self._bounds = Bounds(settings.marker_head_bytes, settings.logs_dir_files_max)
+        self.lanes = max(1, settings.tracker_threads // 2)
+        """Batches of a round that are under way at a time."""
+        self._clients = ThreadPoolExecutor(settings.tracker_threads, "tracker-look")
+        self._clock = ThreadPoolExecutor(self.lanes, "tracker-round")
+        self._numbers = count(1)
+
+    async def one(self, wanted: Wanted) -> Look:
+        """Look at a log for a client. Raises what take_look() raises, and Unavailable."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await loop.run_in_executor(self._clients, self._take, wanted, next(self._numbers), None)
+        except TimeoutError:
+            raise self._too_slow() from None
+
+    async def many(self, wanted: list[Wanted], listed: LogsDirs) -> list[tuple[str, Look | Exception]]:
+        """Look at a batch for the clock; whatever went wrong with one log is its answer."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timeout_s * 2):  # A batch is many logs, and nobody waits for it.
+                return await loop.run_in_executor(self._clock, self._take_all, wanted, next(self._numbers), listed)
+        except TimeoutError:
+            return [(w.path, self._too_slow()) for w in wanted]
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._clients.shutdown(wait=False)
+        self._clock.shutdown(wait=False)
+
+    def _take(self, wanted: Wanted, number: int, listed: LogsDirs | None) -> Look:
+        return take_look(LogPath(wanted.path, self._root), wanted.job_id, wanted.known, self._bounds, number, listed)
+
+    def _take_all(self, batch: Iterable[Wanted], number: int, listed: LogsDirs) -> list[tuple[str, Look | Exception]]:
+        found: list[tuple[str, Look | Exception]] = []
+        for wanted in batch:
+            try:
+                found.append((wanted.path, self._take(wanted, number, listed)))
+            except Exception as exc:  # noqa: BLE001 - One odd log must not hide the others of its batch.
+                found.append((wanted.path, exc))
+        return found
+
+    def _too_slow(self) -> Unavailable:
+        return Unavailable(f"the file system did not answer within {self._timeout_s:g} s", 10.0)

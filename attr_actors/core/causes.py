@@ -1,0 +1,110 @@
+"""Which exception of a chain is the cause. Hold in mind: the first raised wins, unless it is how a library tries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from attr_actors.core.lines import LogLine
+from attr_actors.core.signatures.library import Role, Signature
+from attr_actors.core.tracebacks import Traceback
+
+WRAPPERS = frozenset(
+    [
+        "RayTaskError",
+        "ChildFailedError",
+        "ProcessRaisedException",
+        "ProcessExitedException",
+        "CalledProcessError",
+        "RemoteTraceback",
+        "RayActorError",
+        "TuneError",
+        "InstantiationException",
+        "BackendCompilerFailed",
+        "TrainingFailedError",
+        "DatasetGenerationError",
+        "ExceptionGroup",
+        "BaseExceptionGroup",
+    ]
+)
+LOOKUPS = frozenset(
+    [
+        "KeyError",
+        "AttributeError",
+        "StopIteration",
+        "IndexError",
+        "ImportError",
+        "ModuleNotFoundError",
+        "ValueError",
+        "TypeError",
+        "JSONDecodeError",
+        "Empty",
+    ]
+)
+"""How libraries try: what is raised while such an error is handled is the message for people."""
+REQUESTS = frozenset(
+    [
+        "hub_unreachable",
+        "http_server_error",
+        "credentials",
+        "object_store",
+        "connection_lost",
+        "name_resolution",
+        "net_unreachable",
+        "timeout_error",
+    ]
+)
+"""Rows of failed requests, which each layer of an HTTP client wraps again; the outermost names what was asked for."""
+UNMISTAKABLE_TIER = 2
+MESSAGE_LINES_READ = 12
+
+
+def choose_cause(chain: Sequence[Traceback], rows: Sequence[Signature] = ()) -> Traceback:
+    """Return the exception of a chain that names the cause: the first raised one, with four exceptions.
+
+    An interrupt and an unmistakable fact win wherever they stand; a failed lookup or a wrapper gives way to what was
+    raised while it was handled; of one failed request's many layers the outermost is taken.
+    """
+    for trace in chain:
+        if trace.name == "KeyboardInterrupt":
+            return trace
+    cause = _first_meant(chain)
+    known = {id(t): best_row(t, rows) for t in chain}
+    row = known[id(cause)]
+    if row is None or row.tier > UNMISTAKABLE_TIER:
+        facts = [t for t in chain if (r := known[id(t)]) is not None and r.tier <= UNMISTAKABLE_TIER]
+        cause = facts[0] if facts else cause
+    if row is not None and row.id in REQUESTS:
+        cause = [t for t in chain if (r := known[id(t)]) is not None and (r.id in REQUESTS or not r.is_generic)][-1]
+    return cause
+
+
+def _first_meant(chain: Sequence[Traceback]) -> Traceback:
+    for trace, following in pairwise(chain):
+        is_lookup = following.link == "during" and trace.name in LOOKUPS and following.name not in WRAPPERS
+        if trace.name not in WRAPPERS and not is_lookup:
+            return trace
+    return chain[-1]
+
+
+def best_row(trace: Traceback, rows: Sequence[Signature]) -> Signature | None:
+    assert trace.end is not None
+    best = _most_specific(trace.end, rows)
+    if best is None or best.is_generic:
+        for line in trace.more[:MESSAGE_LINES_READ]:
+            other = _most_specific(line, rows)
+            if other is not None and not other.is_generic and other.role in (Role.PRIMARY, Role.HARDWARE, Role.CASCADE):
+                return other
+    return best
+
+
+def _most_specific(line: LogLine, rows: Sequence[Signature]) -> Signature | None:
+    failing = [row for row in matching_rows(line, rows) if not row.is_structural and row.role is not Role.NOISE]
+    return min(failing, key=lambda r: r.tier, default=None)
+
+
+def matching_rows(line: LogLine, rows: Sequence[Signature]) -> list[Signature]:
+    """Return the rows that match a line; colours inside a message hide it from the scan, so such a line is read again."""
+    if "\x1b" in line.piece.text and not line.piece.rows:
+        return [row for row in rows if row.matches(line.body)]
+    return [rows[r] for r in line.piece.rows]

@@ -1,0 +1,137 @@
+"""Bounded reading of single lines of a log: what a citation is checked against, and what a model may look up.
+
+Hold in mind: the file may have changed since it was analysed. What is read here is compared with what was cited, so a
+changed file drops citations and never adds any. Blocks on the file system: call it from a thread.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from gzip import GzipFile
+from typing import BinaryIO, cast
+
+import zstandard
+
+from attr_actors.core.paths import LogPath, open_log
+from attr_actors.models import Line
+
+CHUNK = 1 << 20
+READ_BYTES_MAX = 4 << 30
+"""Most decompressed bytes read per question, about a second or two; what lies beyond is out of reach."""
+LINE_BYTES_MAX = 65_536
+FOUND_MAX = 20
+WINDOW_LINES = 12
+
+
+@contextmanager
+def open_text(log: LogPath) -> Iterator[BinaryIO]:
+    """Open an admitted log as a stream of its decompressed bytes. Raises like open_log()."""
+    fd = open_log(log)
+    with os.fdopen(fd, "rb", buffering=0) as raw:
+        magic = raw.read(4)
+        raw.seek(0)
+        if magic[:2] == b"\x1f\x8b":
+            with GzipFile(fileobj=raw) as stream:
+                yield cast(BinaryIO, stream)
+        elif magic == b"\x28\xb5\x2f\xfd":
+            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False) as unpacked:
+                yield cast(BinaryIO, unpacked)
+        else:
+            yield cast(BinaryIO, raw)
+
+
+def read_lines(log: LogPath, wanted: Iterable[int], anchors: Mapping[int, int] | None = None) -> dict[int, Line]:
+    """Read lines by number. ``anchors`` are known byte offsets of lines, which save reading what lies before them."""
+    missing = {number for number in wanted if number >= 1}
+    found: dict[int, Line] = {}
+    with open_text(log) as stream:
+        if isinstance(stream, io.FileIO):
+            known = {number: offset for number, offset in (anchors or {}).items() if number in missing}
+            found = {number: line for number, offset in known.items() if (line := _read_at(stream, number, offset))}
+            stream.seek(0)
+        missing -= found.keys()
+        for number, offset, block in _blocks(stream) if missing else ():
+            found |= _lines_in(block, number, offset, missing - found.keys())
+            if max(missing) < number + block.count(b"\n"):
+                break
+    return found
+
+
+def read_window(log: LogPath, number: int, anchors: Mapping[int, int] | None = None) -> tuple[Line, ...]:
+    """Read the lines around one."""
+    first = max(1, number - WINDOW_LINES)
+    return tuple(read_lines(log, range(first, number + WINDOW_LINES + 1), anchors).values())
+
+
+def search(log: LogPath, text: str) -> tuple[Line, ...]:
+    """Return the first lines that hold a literal text, whatever its case is in ASCII."""
+    needle = text.encode("utf-8", "replace").lower()
+    found: list[Line] = []
+    if len(needle) < 3 or b"\n" in needle:
+        return ()
+    with open_text(log) as stream:
+        for number, offset, block in _blocks(stream):
+            at = block.lower().find(needle)
+            while at >= 0 and len(found) < FOUND_MAX:
+                start = block.rfind(b"\n", 0, at) + 1
+                end = block.find(b"\n", at)
+                end = len(block) if end < 0 else end
+                found.append(_line(number + block.count(b"\n", 0, start), offset + start, block[start:end]))
+                at = block.lower().find(needle, end)
+            if len(found) >= FOUND_MAX:
+                break
+    return tuple(found)
+
+
+def _blocks(stream: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (line number, offset, bytes) of blocks that end at a line's end; a line without end is cut at the block size."""
+    number, offset, rest = 1, 0, b""
+    while offset < READ_BYTES_MAX:
+        try:
+            chunk = stream.read(CHUNK)
+        except (OSError, EOFError, zstandard.ZstdError):  # A damaged archive ends where it breaks.
+            chunk = b""
+        block = rest + chunk
+        if not block:
+            return
+        cut = block.rfind(b"\n") + 1 if chunk else len(block)
+        if not cut and len(block) >= 4 * CHUNK:
+            cut = len(block)
+        yield number, offset, block[:cut]
+        number += block.count(b"\n", 0, cut)
+        offset += cut
+        rest = block[cut:]
+
+
+def _lines_in(block: bytes, number: int, offset: int, wanted: Iterable[int]) -> dict[int, Line]:
+    """Return the wanted lines that begin in a block whose first line is ``number``."""
+    last = number + block.count(b"\n")
+    inside = sorted(n for n in wanted if number <= n <= last)
+    found: dict[int, Line] = {}
+    start = 0
+    for n in inside:
+        while number < n:
+            start = block.index(b"\n", start) + 1
+            number += 1
+        if start < len(block):
+            end = block.find(b"\n", start)
+            found[n] = _line(n, offset + start, block[start : end if end >= 0 else None])
+    return found
+
+
+def _read_at(stream: io.FileIO, number: int, offset: int) -> Line | None:
+    """Read the line that begins at an offset; None if no line begins there any more."""
+    stream.seek(max(0, offset - 1))
+    raw = stream.read(LINE_BYTES_MAX + 1)
+    if offset:
+        if not raw.startswith(b"\n"):
+            return None
+        raw = raw[1:]
+    return _line(number, offset, raw.split(b"\n", 1)[0]) if raw else None
+
+
+def _line(number: int, offset: int, raw: bytes) -> Line:
+    return Line(line_number=number, byte_offset=offset, text=raw[:LINE_BYTES_MAX].rstrip(b"\r").decode("utf-8", "replace"))

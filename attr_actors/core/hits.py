@@ -1,0 +1,80 @@
+"""Which pieces of a block match which rows: one hit per piece and row, exact.
+
+Hold in mind: the automaton's word is final for ordinary pieces. Rows with ``unless`` and overlong pieces are decided by ``re`` on the
+same bytes, whatever the size of the reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from attr_actors.core.blocks import CUT_BYTES, OVERLAP_BYTES, Block
+from attr_actors.core.signatures.library import Signature
+from attr_actors.core.signatures.matching import ROW_BITS, ROW_MASK, Matcher
+
+PARTS_MAX = 4
+"""So many parts of one overlong piece are hits of a row; a gigabyte without a line end is still one line."""
+
+
+class Hit(NamedTuple):
+    """A row matches the piece (or the part of an overlong one) that starts at this index of the block."""
+
+    start: int
+    row: int
+    is_long: bool = False
+
+
+class HitFinder:
+    """Finds the hits of one stream, block after block."""
+
+    def __init__(self, rows: Sequence[Signature], matcher: Matcher) -> None:
+        self._rows = rows
+        self._matcher = matcher
+        self._exceptions = [row.exception for row in rows]
+        self._long_start = -1
+        self._long_hits: dict[int, int] = {}
+
+    def find(self, block: Block) -> list[Hit]:
+        """Return the hits of a block in the order of their pieces."""
+        hits: list[Hit] = []
+        low, begin, stop, seen = block.low, 0, -1, set[int]()
+        is_overlong = False
+        for event in self._matcher.find(block.scannable)[0]:
+            end = event >> ROW_BITS
+            if end <= low:
+                continue
+            if end > stop:
+                begin, stop = block.piece_bounds(end)
+                is_overlong = stop - begin >= CUT_BYTES
+                if is_overlong:
+                    piece, begin = begin, begin + (end - 1 - begin) // CUT_BYTES * CUT_BYTES
+                    stop = min(stop, begin + CUT_BYTES)
+                seen = set()
+            row = event & ROW_MASK
+            if row in seen:
+                continue
+            seen.add(row)
+            if is_overlong:
+                if not self._matches_part(block, row, piece, begin, stop):
+                    continue
+            elif (exception := self._exceptions[row]) is not None and exception.search(block.text, begin, stop):
+                continue
+            hits.append(Hit(begin, row, is_overlong))
+        return hits
+
+    def _matches_part(self, block: Block, row: int, piece: int, begin: int, stop: int) -> bool:
+        """Tell whether a match ends inside a part. One that ends at a cut is none: whether the piece ends there may not be known yet."""
+        if piece + block.base != self._long_start:
+            self._long_start, self._long_hits = piece + block.base, {}
+        if self._long_hits.get(row, 0) >= PARTS_MAX:
+            return False
+        low = max(begin - OVERLAP_BYTES, piece)
+        ends = (found.end() for found in self._rows[row].pattern.finditer(block.text, low, stop))
+        if not any(begin < end < begin + CUT_BYTES for end in ends):
+            return False
+        exception = self._exceptions[row]
+        if exception is not None and exception.search(block.text, low, stop):
+            return False
+        self._long_hits[row] = self._long_hits.get(row, 0) + 1
+        return True

@@ -1,0 +1,139 @@
+"""Which hits of a stream are kept, so that ten million of them cost no more than a few hundred.
+
+Hold in mind: what is kept depends on the text alone, never on the size of the reads. Per segment and row: the first and the last
+hits, and the first ones of the last bursts (a burst ends when a step is completed), because the line that ended a run may be the
+start of its second flood. Every count is of all matching lines.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from attr_actors.core import sparse
+from attr_actors.core.signatures.library import FAILURE, PROGRESS, Role, Signature
+
+BURSTS = 8
+BURST_HITS = 4
+STEPS_FIRST = 2
+STEPS_LAST = 4
+STEPS_AFTER = 3
+SEGMENTS_MAX = 2_000
+"""More attempts in one file than any scheduler allows; of those in the middle even the counts go."""
+
+
+class Mark:
+    """A place in the text: the piece at ``start``, in the line at ``line_start``. ``line_number`` is set when its block is done."""
+
+    __slots__ = ("after", "before", "is_long", "line_number", "line_start", "row", "start")
+
+    def __init__(self, start: int, line_start: int, row: int = -1, is_long: bool = False) -> None:
+        self.start = start
+        self.line_start = line_start
+        self.row = row
+        self.is_long = is_long
+        self.line_number = 0
+        self.before: Mark | None = None
+        self.after: list[Mark] = []
+
+
+class RowHits:
+    """The kept hits of one row in one segment."""
+
+    __slots__ = ("_burst_left", "_last_start", "bursts", "first", "keep_first", "last", "wants_steps")
+
+    def __init__(self, row: Signature) -> None:
+        is_progress = row.role in PROGRESS
+        self.keep_first = 2 if is_progress else row.keep
+        self.first: list[Mark] = []
+        self.last: deque[Mark] = deque(maxlen=8 if is_progress else row.keep)
+        self.bursts: deque[Mark] = deque(maxlen=0 if is_progress else BURSTS * BURST_HITS)
+        self.wants_steps = row.role in FAILURE
+        self._burst_left = 0
+        self._last_start = -1
+
+    def add(self, mark: Mark, step_start: int) -> None:
+        """Keep a hit or let it go; ``step_start`` is where the last completed step before it stands (-1: none)."""
+        if len(self.first) < self.keep_first:
+            self.first.append(mark)
+        else:
+            self.last.append(mark)
+        if step_start > self._last_start:
+            self._burst_left = BURST_HITS
+        if self._burst_left:
+            self._burst_left -= 1
+            self.bursts.append(mark)
+        self._last_start = mark.start
+
+    def marks(self) -> Iterator[Mark]:
+        """Yield the kept hits, some perhaps twice."""
+        yield from self.first
+        yield from self.bursts
+        yield from self.last
+
+
+class SegmentHits:
+    """The kept hits and steps between two attempt starts."""
+
+    def __init__(self, start: Mark) -> None:
+        self.start = start
+        self.rows: dict[int, RowHits] = {}
+        self.counts: dict[int, int] = {}
+        self.steps_first: list[Mark] = []
+        self.steps_last: deque[Mark] = deque(maxlen=STEPS_LAST)
+        self.waiting: list[Mark] = []
+        """Hits that still want the steps after them."""
+        self._touched: set[int] = set()
+        self.has_failure = False
+
+    def add(self, mark: Mark, row: Signature, step: Mark | None, is_new_line: bool) -> None:
+        """Take one hit; ``step`` is the last completed step before it."""
+        kept = self.rows.get(mark.row)
+        if kept is None:
+            kept = self.rows[mark.row] = RowHits(row)
+        self._touched.add(mark.row)
+        if is_new_line:
+            self.counts[mark.row] = self.counts.get(mark.row, 0) + 1
+        if step is not None and step.start < self.start.start:
+            step = None
+        kept.add(mark, step.start if step else -1)
+        if row.role in FAILURE:
+            self.has_failure = True
+            mark.before = step
+
+    def marks(self) -> Iterator[Mark]:
+        """Yield everything kept, some perhaps twice."""
+        yield self.start
+        yield from self.steps_first
+        yield from self.steps_last
+        for kept in self.rows.values():
+            yield from kept.marks()
+
+    def new_marks(self) -> list[Mark]:
+        """Return the kept hits that were added since the last call and are kept still, in order."""
+        marks = {id(m): m for row in self._touched for m in self.rows[row].marks() if not m.line_number}
+        self._touched.clear()
+        return sorted(marks.values(), key=lambda m: m.start)
+
+    def forget(self) -> None:
+        """Keep the counts only."""
+        self.rows, self.steps_first, self.waiting = {}, [], []
+        self.steps_last.clear()
+
+    def value(self) -> sparse.Segment:
+        """Return what others see of the segment."""
+        return sparse.Segment(self.start.line_start, self.start.line_number, self.counts)
+
+
+def opens_segment(row: Signature, segment: SegmentHits, step: Mark | None) -> bool:
+    """Tell whether an attempt start opens a new segment: only if something has happened in the open one."""
+    return row.role is Role.ATTEMPT and (segment.has_failure or (step is not None and step.start >= segment.start.start))
+
+
+def trim_segments(segments: list[SegmentHits]) -> None:
+    """Let go of what is too much: the kept hits of the middle segments, and whole segments beyond ``SEGMENTS_MAX``."""
+    middle = len(segments) - 1 - sparse.SEGMENTS_LAST
+    if middle >= sparse.SEGMENTS_FIRST:
+        segments[middle].forget()
+    if len(segments) > SEGMENTS_MAX:
+        del segments[sparse.SEGMENTS_FIRST]

@@ -1,0 +1,80 @@
+"""How a log ends where no error decides: well, in the middle, or by a hand that it does not show."""
+
+from __future__ import annotations
+
+from attr_actors.core.events import Event
+from attr_actors.core.evidence import Evidence
+from attr_actors.core.lines import LogLine
+from attr_actors.core.rules import clearing, selection
+from attr_actors.core.signatures.library import Role
+from attr_actors.core.verdicts import Verdict, sentence_of, verdict_of
+from attr_actors.models import Action, Category
+
+FAILED_EXIT = frozenset({"launch_return", "elastic_summary", "srun_exit"})
+STEPS_AFTER_DONE_MAX = 3
+VAGUE_TIER_MAX = 3
+VAGUE_LINES_AFTER_MAX = 3
+ECHO_DONE = "done_said"
+
+
+def success_ends_it(evidence: Evidence) -> Verdict | None:
+    """What comes after a run said that it is finished is teardown, and what came before it was survived."""
+    strong = [d for d in evidence.dones if not _is_echo(d, evidence)]
+    done = (strong or evidence.dones)[-1] if evidence.dones else None
+    if done is None:
+        return None
+    weak = not strong
+    for event in selection.primaries(evidence):
+        after = event.index > done.index
+        if after and not _is_teardown_noise(event):
+            return None
+        if weak and not after and event.uncaught and not clearing.run_went_on(event, evidence):
+            return None  # A shell script says "done" also after its program died.
+    if weak and any(e.row.id in FAILED_EXIT and not clearing.progress_clears(e, evidence) for e in evidence.of(Role.TEARDOWN)):
+        return None
+    if any(e.index > done.index for e in evidence.events if e.role is Role.SCHEDULER or e.row.id == selection.KILL):
+        return None
+    if sum(s.line.index > done.index for s in evidence.steps) > STEPS_AFTER_DONE_MAX:
+        return None  # Only a part of the run was finished.
+    return Verdict(
+        "success_ends_it", Action.CONTINUE, Category.NONE, "none", "The run finished.", [done], None, None, [], 0.9 if strong else 0.7
+    )
+
+
+def _is_echo(line: LogLine, evidence: Evidence) -> bool:
+    return all(evidence.rows[r].id == ECHO_DONE for r in line.piece.rows if evidence.rows[r].role is Role.DONE)
+
+
+def _is_teardown_noise(event: Event) -> bool:
+    """Tell whether an event behind the end is a destructor's: ignored by Python, or an exception of which only the type is known."""
+    return event.warned or (event.is_generic and not event.uncaught)
+
+
+def weak_error(evidence: Evidence) -> Verdict | None:
+    """A line that only mentions an error counts where the log ends right behind it."""
+    events = [
+        e
+        for e in evidence.of(Role.PRIMARY)
+        if not e.firm and not e.warned and e.row.tier <= 3 and not clearing.progress_clears(e, evidence)
+    ]
+    last = [e for e in events if clearing.ordinary_lines_after(e.line, evidence) <= 3]
+    return verdict_of("weak_error", last[0], sentence_of(last[0]), 0.4) if last else None
+
+
+def teardown_only(evidence: Evidence) -> Verdict | None:
+    """Something ended the processes and the log does not say what: try again."""
+    events = [e for e in evidence.of(Role.TEARDOWN) if not clearing.progress_clears(e, evidence)]
+    if not events:
+        return None
+    event = events[0]
+    verdict = verdict_of("teardown_only", event, "The processes were ended from outside; the log does not say why.", 0.3)
+    verdict.action = Action.RESTART
+    verdict.category = Category.SCHEDULER if event.row.id == "sigterm" else Category.UNKNOWN
+    return verdict
+
+
+def nothing_failed(evidence: Evidence) -> Verdict | None:
+    """No error stands: the run finished, or it is still running, or the log was cut."""
+    moved = bool(evidence.steps)
+    sentence = "No failure was found; the log ends while the run was working." if moved else "No failure was found."
+    return Verdict("nothing_failed", Action.CONTINUE, Category.NONE, "none", sentence, [], None, None, [], 0.6 if moved else 0.5)

@@ -1,0 +1,50 @@
+"""Facts that win wherever they stand. Hold in mind: the kernel and the scheduler often print last what happened first."""
+
+from __future__ import annotations
+
+from attr_actors.core.events import Event
+from attr_actors.core.evidence import Evidence
+from attr_actors.core.progress import nan_until_the_end
+from attr_actors.core.rules import clearing, selection
+from attr_actors.core.signatures.library import Role
+from attr_actors.core.verdicts import Verdict, verdict_of
+
+LATE_HARDWARE_S = 600.0
+FOREIGN_CLOCK_S = 30 * 86_400.0
+"""A greater distance means that one of the clocks does not show its year."""
+NAN_LINES_MIN = 3
+"""A finished run with fewer NaN lines may have shown an empty last batch."""
+
+
+def hardware_fact_wins(evidence: Evidence) -> Verdict | None:
+    """Broken hardware explains every later message, and the kernel often prints it last; the earliest of several wins."""
+    facts = [e for e in evidence.of(Role.HARDWARE) if not clearing.progress_clears(e, evidence) and not _too_late(e, evidence)]
+    if not facts:
+        return None
+    event = facts[0]
+    return verdict_of("hardware_fact_wins", event, f"Hardware failed: {event.row.why}", 0.95)
+
+
+def _too_late(event: Event, evidence: Evidence) -> bool:
+    """A kernel line more than ten minutes after the last error belongs to another story."""
+    errors = [e.index for e in evidence.events if e.role is not Role.HARDWARE]
+    if event.line.at is None or not errors:
+        return False
+    clocks = [line.at for line in evidence.lines[evidence.first : max(errors) + 1] if line.at is not None and line is not event.line]
+    return bool(clocks) and LATE_HARDWARE_S < event.line.at - clocks[-1] < FOREIGN_CLOCK_S
+
+
+def node_failure_wins(evidence: Evidence) -> Verdict | None:
+    """The scheduler's word that a node died is final: all other messages are fallout."""
+    facts = [e for e in evidence.of(Role.SCHEDULER) if e.row.tier == 1 and not clearing.progress_clears(e, evidence)]
+    return verdict_of("node_failure_wins", facts[0], f"A node was lost: {facts[0].row.why}", 0.95) if facts else None
+
+
+def loss_is_no_number(evidence: Evidence) -> Verdict | None:
+    """A loss that stays NaN to the end makes the run useless, even where it finishes or raises something later."""
+    events = [e for e in evidence.events if e.row.id == selection.NAN and not clearing.progress_clears(e, evidence)]
+    if not events or not nan_until_the_end(evidence.steps) or (evidence.dones and len(events) < NAN_LINES_MIN):
+        return None
+    if any(e.index < events[0].index for e in selection.standing_primaries(evidence)):
+        return None
+    return verdict_of("loss_is_no_number", events[0], "The loss became NaN or infinite and stayed so.", 0.7)

@@ -1,0 +1,68 @@
+"""Where the completed steps are. They match nearly every line of a steady log, so they are looked for only where they matter.
+
+Hold in mind: ``last()`` and ``first()`` give exactly what a search through the whole stretch would give; they only start at the
+right end of it and widen until they have enough. Steps in overlong pieces do not count.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from attr_actors.core.blocks import CUT_BYTES, Block
+from attr_actors.core.signatures.matching import ROW_BITS, Matcher
+
+WINDOW_BYTES = 4_096
+
+
+class BlockSteps:
+    """The steps of one block; results are indices of the first byte of their pieces."""
+
+    def __init__(self, block: Block, matcher: Matcher) -> None:
+        self._block = block
+        self._matcher = matcher
+        self._all: list[int] | None = None
+
+    def find_all(self) -> None:
+        """Search the block once, because many questions are to come."""
+        self._all = self._search(self._block.low, self._block.high)
+
+    def last(self, low: int, high: int, count: int) -> list[int]:
+        """Return up to ``count`` steps nearest to the end of a stretch of whole pieces, in order."""
+        if self._all is not None:
+            return self._all[bisect_left(self._all, low) : bisect_left(self._all, high)][-count:]
+        size = WINDOW_BYTES
+        while True:
+            begin = self._piece_begin(high - size, low)
+            found = self._search(begin, high)
+            if len(found) >= count or begin == low:
+                return found[-count:]
+            size *= 8
+
+    def first(self, low: int, high: int, count: int) -> list[int]:
+        """Return up to ``count`` steps nearest to the start of a stretch of whole pieces, in order."""
+        if self._all is not None:
+            return self._all[bisect_left(self._all, low) : bisect_left(self._all, high)][:count]
+        size = WINDOW_BYTES
+        while True:
+            end = self._piece_end(low + size, high)
+            found = self._search(low, end)
+            if len(found) >= count or end == high:
+                return found[:count]
+            size *= 8
+
+    def _piece_begin(self, index: int, low: int) -> int:
+        return low if index <= low else max(low, self._block.text.rfind(b"\n", low, index) + 1)
+
+    def _piece_end(self, index: int, high: int) -> int:
+        end = self._block.text.find(b"\n", index, high) if index < high else -1
+        return high if end < 0 else end
+
+    def _search(self, low: int, high: int) -> list[int]:
+        block, found, piece_end = self._block, list[int](), -1
+        for event in self._matcher.find(memoryview(block.text)[low:high])[0]:
+            end = (event >> ROW_BITS) + low
+            if end > piece_end:
+                begin, piece_end = block.piece_bounds(end)
+                if begin >= low and piece_end - begin < CUT_BYTES:
+                    found.append(begin)
+        return found

@@ -1,0 +1,26 @@
+# shellcheck shell=sh
+# What Ray reads at import: source it on every node before `ray start`, and in the shell of `serve deploy`.
+#
+#   . cluster_configs/ray_environment.sh
+#   head:    ray start --head --port=6379 --num-cpus=0 --dashboard-host=127.0.0.1 --block
+#   ledger:  ray start --address=HEAD:6379 --resources='{"ledger": 1}' --block     (the one host that holds the ledger's file)
+#   others:  ray start --address=HEAD:6379 --block
+#   deploy:  RAY_DASHBOARD_ADDRESS=http://127.0.0.1:8265 serve deploy cluster_configs/serve_cluster.yaml
+#
+# Every node needs the same token: `ray get-auth-token --generate` writes ~/.ray/auth_token; copy that file to all of
+# them, or set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH. The values are those that `nvrx-attrsvc` sets for itself; what is
+# already set stays. Two clusters on one host also need HAProxy files and ports of their own (see RUNBOOK.md).
+
+export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
+# Requests reach the replicas through HAProxy, about ten times as fast as through Serve's Python proxy.
+export RAY_SERVE_ENABLE_HA_PROXY="${RAY_SERVE_ENABLE_HA_PROXY:-1}"
+export RAY_SERVE_THROUGHPUT_OPTIMIZED="${RAY_SERVE_THROUGHPUT_OPTIMIZED:-1}"
+export RAY_SERVE_HAPROXY_NBTHREAD="${RAY_SERVE_HAPROXY_NBTHREAD:-1}"
+# Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
+export RAY_SERVE_HAPROXY_RETRY_ON="${RAY_SERVE_HAPROXY_RETRY_ON:-conn-failure empty-response}"
+export RAY_SERVE_HAPROXY_RETRIES="${RAY_SERVE_HAPROXY_RETRIES:-5}"
+export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="${RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S:-2}"
+# `ray start --block` with detached actors takes 30 s to end without it.
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="${RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S:-5}"
+export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="${RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO:-0}"
+export RAY_USAGE_STATS_ENABLED="${RAY_USAGE_STATS_ENABLED:-0}"

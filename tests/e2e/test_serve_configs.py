@@ -1,0 +1,130 @@
+"""The Serve configs on a Ray cluster of three nodes, deployed as an operator does; and the loss of the ledger's node."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.ray_nodes import RayNodes, free_port
+
+REPO = Path(__file__).resolve().parent.parent.parent
+pytestmark = pytest.mark.timeout(300)
+
+CONFIGS = {
+    "local": REPO / "cluster_configs/serve_local.yaml",
+    "single node": REPO / "cluster_configs/serve_single_node.yaml",
+    "cluster": REPO / "cluster_configs/serve_cluster.yaml",
+    "RayService": REPO / "deploy/kuberay/base/rayservice.yaml",
+}
+
+
+def load(name: str, place: Path, port: int) -> dict[str, Any]:
+    """Return a config as it is committed, but for what this machine lacks: paths, port, and a host per node."""
+    config: dict[str, Any] = yaml.safe_load(CONFIGS[name].read_text())
+    if config.get("kind") == "RayService":
+        config = yaml.safe_load(config["spec"]["serveConfigV2"])
+    config["proxy_location"] = "HeadOnly"  # The nodes share one host, so one proxy has the port.
+    config["http_options"] |= {"host": "127.0.0.1", "port": port}
+    arguments = config["applications"][0]["args"]
+    arguments |= {"allowed_root": str(place / "logs"), "cache_file": str(place / "ledger.db")}
+    arguments |= {"analyzers": 2, "replicas_min": min(2, arguments["replicas_min"]), "replicas_max": 2}
+    arguments.pop("host", None)
+    return config
+
+
+def until(accept: Any, what: str, limit_s: float) -> float:
+    started = time.monotonic()
+    while not accept():
+        assert time.monotonic() - started < limit_s, f"waited {limit_s:g} s for {what}"
+        time.sleep(0.2)
+    return time.monotonic() - started
+
+
+def ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz", params={"ready": "true"}).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def write(place: Path, number: int) -> str:
+    log = place / "logs" / f"slurm-{100000 + number}.out"
+    log.write_text(
+        f"step {number}\nTraceback (most recent call last):\n  File \"t.py\", line {number}, in <module>\nKeyError: 'k{number}'\n"
+    )
+    return str(log)
+
+
+def result_id(client: httpx.Client, log: str, **params: str) -> str | None:
+    try:
+        reply = client.get("/logs", params={"log_path": log, **params})
+    except httpx.HTTPError:
+        return None
+    body = reply.json() if reply.status_code == 200 else {}
+    return str(body["result"]["result_id"]) if body.get("status") == "completed" else None
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "logs").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def nodes(place: Path) -> Iterator[RayNodes]:
+    made = RayNodes(place)
+    yield made
+    made.stop()
+
+
+def test_every_committed_serve_config_deploys_and_answers(nodes: RayNodes, place: Path) -> None:
+    nodes.start_head("--num-cpus=2", '--resources={"ledger": 1}')
+    log = write(place, 1)
+    first = None
+    for name in CONFIGS:
+        port = free_port() if first is None else port  # noqa: F821 - set in the first round
+        config = load(name, place, port)
+        nodes.deploy(config)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            until(lambda c=client: ready(c), f"the config '{name}'", 90)
+            found = result_id(client, log)
+            assert found
+            first = first or found
+            assert found == first, f"'{name}' does not see the ledger of the configs before it"
+
+
+def test_the_loss_of_the_ledgers_node_costs_under_a_minute_and_no_answer(nodes: RayNodes, place: Path) -> None:
+    port = free_port()
+    nodes.start_head("--num-cpus=0")
+    nodes.start_node("a", "--num-cpus=2", '--resources={"ledger": 1}')
+    nodes.start_node("b", "--num-cpus=2")
+    config = load("cluster", place, port)
+    nodes.deploy(config)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        until(lambda: ready(client), "the service", 120)
+        answers = {log: result_id(client, log) for log in (write(place, i) for i in range(20))}
+        assert all(answers.values())
+        # A second place for the ledger's file, on storage that both nodes see; then the first place is lost.
+        nodes.start_node("c", "--num-cpus=1", '--resources={"ledger": 1}')
+        frozen = [pid for pid in nodes.descendants("a") if b"ray::Ledger" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(frozen) == 1, "the ledger does not run where its resource is"
+        os.kill(frozen[0], signal.SIGSTOP)
+        nodes.kill_node("a", spare=frozenset(frozen))
+        # The old writer is frozen and has the lock: a second one must not write.
+        new = write(place, 99)
+        assert result_id(client, new, timeout_s="3") is None
+        woken_at = time.monotonic()
+        os.kill(frozen[0], signal.SIGCONT)
+        until(lambda: result_id(client, new) is not None, "an answer after the loss", 60)
+        print(f"back {time.monotonic() - woken_at:.1f} s after the old writer woke")
+        assert not Path(f"/proc/{frozen[0]}").exists(), "the old writer is still there"
+        kept = {log: result_id(client, log) for log in answers}
+        assert kept == answers
