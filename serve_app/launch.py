@@ -32,8 +32,9 @@ def serve_until_stopped(
 ) -> None:
     """Serve until SIGINT or SIGTERM; call ``greet(url)`` when ready, and with ``once`` stop after it.
 
-    Raises Unavailable if the service cannot start.
+    Raises Unavailable if the service cannot start, and BadSettings if it would be open to strangers.
     """
+    settings.check_reach()
     url = f"http://{_url_host(settings.host)}:{settings.port}"
     _check_port(settings)
     with _ray(settings), _signals() as stopped, _application(settings):
@@ -74,7 +75,10 @@ def prepare_environment(nbthread: int = 1) -> None:
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + REPLICA_PORT_BLOCK - 1),
         # Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        # The second line is an option of its own in HAProxy's section of defaults, for which Ray has no switch: without it
+        # every client would have the ingress's address.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option forwardfor",
+        "FORWARDED_ALLOW_IPS": "none",  # The service reads X-Forwarded-For itself, with its own idea of whom to trust.
         "RAY_SERVE_HAPROXY_RETRIES": "5",
         # The floor of a drain is waited for at every stop; a replica here has nothing that would take its default of 30 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
