@@ -24,7 +24,14 @@ class BlockSteps:
 
     def find_all(self) -> None:
         """Search the block once, because many questions are to come."""
-        self._all = self._search(self._block.low, self._block.high)
+        if self._all is None:
+            self._all = self._search(self._block.low, self._block.high)
+
+    @property
+    def all(self) -> list[int]:
+        """Return every step of the block."""
+        self.find_all()
+        return self._all or []
 
     def last(self, low: int, high: int, count: int) -> list[int]:
         """Return up to ``count`` steps nearest to the end of a stretch of whole pieces, in order."""
