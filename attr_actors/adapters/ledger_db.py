@@ -169,6 +169,7 @@ class LedgerDb:
     def _record(self, tx: sqlite3.Connection, recording: Recording, sinks: tuple[str, ...], now: float) -> None:
         seen = recording.analysis.snapshot
         key = (seen.path, seen.size, seen.mtime_ns, recording.analysis.engine)
+        asked = recording.requester.model_dump_json()
         header = recording.analysis.model_dump_json(exclude={"cycles"})
         tx.execute("UPDATE analyses SET newest = 0 WHERE path = ? AND newest", (seen.path,))
         analysis_id, requester = tx.execute(
@@ -176,10 +177,11 @@ class LedgerDb:
             # A refresh that nobody asked for by name keeps the names of the one that did.
             " ON CONFLICT DO UPDATE SET newest = 1, recorded_at = excluded.recorded_at, header = excluded.header,"
             " requester = CASE excluded.requester WHEN ? THEN requester ELSE excluded.requester END RETURNING id, requester",
-            (*key, now, header, recording.requester.model_dump_json(), NOBODY),
+            (*key, now, header, asked, NOBODY),
         ).fetchone()
-        known = Requester.model_validate_json(requester)
-        for entry in entries_of(recording.model_copy(update={"requester": known})):
+        if requester != asked:
+            recording = Recording(analysis=recording.analysis, requester=Requester.model_validate_json(requester))
+        for entry in entries_of(recording):
             self._store(tx, analysis_id, entry, sinks, now)
         tx.execute("DELETE FROM entries WHERE analysis_id = ? AND wl_restart >= ?", (analysis_id, len(recording.analysis.cycles)))
         tx.execute("DELETE FROM attempts WHERE path = ? AND size = ? AND mtime_ns = ? AND engine = ?", key)

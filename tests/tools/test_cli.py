@@ -28,7 +28,7 @@ from tests.loopback import Loopback, Reply, Request
 REPO = Path(__file__).resolve().parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = (
-    "", "serve", "config", "demo", "analyze", "submit", "result", "stats", "health", "jobs", "ledger", "ledger export", "outbox",
+    "", "serve", "config", "demo", "analyze", "batch", "submit", "result", "stats", "health", "jobs", "ledger", "ledger export", "outbox",
     "outbox list", "signatures", "signatures list", "signatures test", "monitor", "completion",
 )  # fmt: skip
 NODE_DOWN = Attribution(
