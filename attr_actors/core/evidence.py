@@ -61,8 +61,6 @@ class Evidence:
         if stream not in self._ordinary:
             own = self._places.get(stream, []) if stream else range(self.first, self.last)
             self._ordinary[stream] = self._count_ordinary(own, not stream)
-                self._places.get(stream, []) if stream else range(self.first, self.last), not stream
-            )
         places, counts = self._ordinary[stream]
         place = bisect_right(places, index) - 1
         return counts[place] if place >= 0 else 0
