@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import re
@@ -39,10 +41,12 @@ def run(*command: str | Path) -> str:
     return done.stdout + done.stderr
 
 
+@functools.cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
     """Render an overlay as `kubectl apply -k` would."""
     kubectl = tool("kubectl")
-    return [d for d in yaml.safe_load_all(run(kubectl, "kustomize", DEPLOY / "kuberay" / overlay)) if d]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [d for d in yaml.load_all(run(kubectl, "kustomize", DEPLOY / "kuberay" / overlay), loader) if d]
 
 
 def by_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -166,6 +170,12 @@ def test_a_serve_config_is_valid_and_its_arguments_are_settings(name: str, confi
     assert set(arguments) <= set(Settings.model_fields)
     settings = Settings.load(**arguments)
     assert settings.replicas_min <= settings.replicas_max
+
+
+def test_serve_can_tell_from_the_builder_that_arguments_are_settings() -> None:
+    from serve_app.app import build_app
+
+    assert inspect.signature(build_app).parameters["args"].annotation is Settings
 
 
 def test_the_cluster_launcher_file_is_valid() -> None:
