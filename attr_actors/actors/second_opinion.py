@@ -7,6 +7,7 @@ out of here is either a better answer or the same one with the reason why it is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import json
@@ -32,7 +33,7 @@ from attr_actors.core.proofs import prover
 from attr_actors.core.redaction import Finder, Redactor
 from attr_actors.core.replies import Lookup, Reply
 from attr_actors.core.signatures.library import Signature
-from attr_actors.errors import AttrError, BadReply, ModelError
+from attr_actors.errors import AttrError, BadReply, BusyError, ModelError
 from attr_actors.handles import LedgerHandle, ModelGateHandle
 from attr_actors.models import Action, Analysis, Attribution, Category, Line, ModelOpinion, ModelOutcome, Requester, StoredReply
 from attr_actors.settings import Settings
@@ -142,7 +143,8 @@ class SecondOpinion:
                     self._note_babble(key)
                 raise
             finally:
-                await self._gate.release(ticket, outcome)
+                with contextlib.suppress(BusyError):  # A permit that does not come back expires.
+                    await self._gate.release(ticket, outcome)
         stored = StoredReply(
             key=key,
             model=model,
