@@ -118,7 +118,9 @@ class SecondOpinion:
         redactor = Redactor(settings.llm_redaction, self._finders, _names(rules, requester))
         reply_room = min(settings.llm_max_tokens, settings.llm_context_tokens // 4)
         tokens_max = min(settings.llm_prompt_tokens_max, settings.llm_context_tokens - reply_room)
-        return _Case(rules, log, build_prompt(rules, redactor, tokens_max, settings.llm_lookups_max > 0), redactor)
+        # Where the rules are not sure, the signatures may know nothing of what happened: show how the log ends as well.
+        tail = excerpts.read_tail(log) if rules.confidence < SURE else ()
+        return _Case(rules, log, build_prompt(rules, redactor, tokens_max, settings.llm_lookups_max > 0, tail), redactor)
 
     def _key(self, prompt: Prompt) -> str:
         """Return the hash of everything that the answer depends on."""
