@@ -185,7 +185,7 @@ async def _open(plan: Plan, settings: Settings, job: Job, stack: contextlib.Asyn
     if service is None:
         return await _with_ledger(workers, job, own, plan.post, lambda: _ray_ledger(own, stack))
     # The service's ledger would send what is recorded there to its sinks, and never again: only with --post.
-    record = plan.post or not service.notifiers
+    record = plan.post or not any(name.startswith("notifier-") for name in service.named)
     return _Place(workers, replace(job, ledger=service.ledger, analyzers=service.analyzers, record=record))
 
 

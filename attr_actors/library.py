@@ -29,13 +29,15 @@ import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from attr_actors.errors import BadSettings, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle
+from attr_actors.handles import Actors
 from attr_actors.models import Intent, JobMode
 from attr_actors.settings import Settings
 from serve_app.bodies import HealthReply, InflightReply, JobsReply, ResultReply, SubmitBody, SubmitReply
+from serve_app.figures import FigureBook
+from serve_app.overview import Overview
 from serve_app.service import AttributionService as Service
 from serve_app.service import ResultQuery
 from serve_app.stats import group
@@ -140,7 +142,7 @@ class LogAnalyzer:
 
     async def get_stats(self) -> dict[str, dict[str, Any]]:
         """Return the counters by group, as GET /stats does."""
-        return group(await self._home.ask(lambda service: service.counters()))
+        return group(await self._home.ask(lambda _: self._home.overview.counters()))
 
     async def get_all_jobs(self, mode: JobMode | None = None, limit: int = 1000, offset: int = 0) -> JobsReply:
         """Return one page of tracked jobs, newest first."""
@@ -152,7 +154,7 @@ class LogAnalyzer:
 
     async def get_health(self) -> HealthReply:
         """Return how the actors are."""
-        return await self._home.ask(lambda service: service.health())
+        return await self._home.ask(lambda _: self._home.overview.health())
 
     def shutdown(self) -> Awaitable[None]:
         """End the analyzer; what it acknowledged is in its ledger. It has ended when this returns; awaiting it is allowed."""
@@ -191,21 +193,6 @@ class _Done:
         yield from ()
 
 
-class _Actors(Protocol):
-    """The handles that a service needs, in process or on a cluster."""
-
-    @property
-    def ledger(self) -> LedgerHandle: ...
-    @property
-    def tracker(self) -> TrackerHandle: ...
-    @property
-    def analyzers(self) -> tuple[AnalyzerHandle, ...]: ...
-    @property
-    def notifiers(self) -> tuple[NotifierHandle, ...]: ...
-    @property
-    def gate(self) -> ModelGateHandle: ...
-
-
 class _Home:
     """A service on an event loop of its own, in a thread that ends with it."""
 
@@ -242,9 +229,10 @@ class _Home:
 
     async def _start(self, settings: Settings, ray_address: str | None) -> Service:
         actors = await (self._start_here(settings) if ray_address is None else self._join(settings, ray_address))
-        return Service(settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers, actors.gate)
+        self.overview = Overview(actors, FigureBook(actors.meter))
+        return Service(settings, actors)
 
-    async def _start_here(self, settings: Settings) -> _Actors:
+    async def _start_here(self, settings: Settings) -> Actors:
         from attr_actors.actors.in_process import LocalActors
 
         if not settings.cache_file:
@@ -253,9 +241,9 @@ class _Home:
             settings = settings.model_copy(update={"cache_file": f"{place.name}/ledger.db"})
         local = LocalActors(settings)
         self._stops.append(local.stop)
-        return local
+        return local.handles
 
-    async def _join(self, settings: Settings, address: str) -> _Actors:
+    async def _join(self, settings: Settings, address: str) -> Actors:
         from attr_actors.actors.cluster import connect, join_actors, open_actors, stop_actors
 
         await asyncio.to_thread(connect, address, settings)

@@ -28,7 +28,7 @@ class Scanning:
 
     def __init__(self, database: Database) -> None:
         self._rows = database.rows
-        self._finder = HitFinder(database.rows, database.events)
+        self._finder = HitFinder(database)
         self._progress = database.progress
         self._attempts = frozenset(i for i, row in enumerate(database.rows) if row.role is Role.ATTEMPT)
         """Of the hits of one piece these come first: an attempt begins before what its first line says."""

@@ -64,6 +64,11 @@ def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
     assert found[2].text == "after"
 
 
+def test_lines_of_utf_16_are_those_of_the_scan(tmp_path: Path) -> None:
+    log = put(tmp_path, "one\ntwo é\nthree".encode("utf-16"))
+    assert [line.text for line in excerpts.read_lines(log, [2, 3]).values()] == ["two é", "three"]
+
+
 def test_a_damaged_archive_ends_where_it_breaks(tmp_path: Path) -> None:
     packed = gzip.compress(os.urandom(200_000))
     log = put(tmp_path, packed[: len(packed) // 2])

@@ -60,13 +60,17 @@ class HyperscanMatcher:
     @classmethod
     def compile(cls, rows: Sequence[Signature], ids: Sequence[int]) -> HyperscanMatcher:
         """Compile the given rows (about 2 ms each). Raises BadSignature for what hyperscan cannot read."""
-        automaton = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
         try:
-            automaton.compile(
-                expressions=[confine(rows[i].regex).encode() for i in ids], ids=list(ids), flags=[hyperscan.HS_FLAG_MULTILINE] * len(ids)
-            )
+            return cls.compile_expressions([confine(rows[i].regex) for i in ids], ids)
         except hyperscan.error:
             raise BadSignature(_first_fault(rows, ids)) from None
+
+    @classmethod
+    def compile_expressions(cls, expressions: Sequence[str], ids: Sequence[int]) -> HyperscanMatcher:
+        """Compile confined regexes. Raises hyperscan.error."""
+        automaton = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+        flags = [hyperscan.HS_FLAG_MULTILINE] * len(ids)
+        automaton.compile(expressions=[e.encode() for e in expressions], ids=list(ids), flags=flags)
         return cls(automaton, tuple(ids))
 
     @classmethod
