@@ -36,7 +36,8 @@ def load(name: str, place: Path, port: int) -> dict[str, Any]:
     arguments = config["applications"][0]["args"]
     arguments |= {"allowed_root": str(place / "logs"), "cache_file": str(place / "ledger.db")}
     arguments |= {"analyzers": 2, "replicas_min": min(2, arguments["replicas_min"]), "replicas_max": 2}
-    arguments.pop("host", None)
+    for absent in ("host", "api_keys_file"):
+        arguments.pop(absent, None)
     return config
 
 
