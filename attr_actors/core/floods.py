@@ -6,11 +6,11 @@ are looked for apart); where nearly every line is new, the automaton's events ar
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, compress
 
 from attr_actors.core.blocks import CUT_BYTES, Block
 from attr_actors.core.signatures.database import Database
@@ -39,16 +39,16 @@ class FloodFinder:
     def find(self, block: Block) -> BulkHits | None:
         """Return all hits of the new text, or None if a piece of it is overlong."""
         text = bytes(memoryview(block.text)[block.low : block.high])
-        pieces = text.split(b"\n")
-        if max(map(len, pieces)) >= CUT_BYTES or block.text[block.low - 1] != 0x0A:
-            return None
-        starts = list(accumulate(map((1).__add__, map(len, pieces)), initial=block.low))
         keys = text.translate(SAME_DIGITS).split(b"\n")
+        lengths = list(map(len, keys))
+        if max(lengths) >= CUT_BYTES or block.text[block.low - 1] != 0x0A:
+            return None
+        starts = list(accumulate(map((1).__add__, lengths), initial=block.low))
         new = set(keys).difference(self._memo)
         if len(new) * NEW_LINES_SHARE > len(keys):
             return self._from_events(block, starts, self._database.events.find(block.scannable)[0])
         self._judge(list(new))
-        found = self._spread(starts, map(self._memo.__getitem__, keys))
+        found = self._spread(starts, list(map(self._memo.__getitem__, keys)))
         events = self._database.digits.find(block.scannable)[0]
         found.update(self._from_events(block, starts, events))
         if len(self._memo) > MEMO_MAX:
@@ -68,26 +68,25 @@ class FloodFinder:
         for place, key in enumerate(keys):
             self._memo[key] = tuple(sorted(rows[place])) if place in rows else ()
 
-    def _spread(self, starts: Iterable[int], found: Iterable[tuple[int, ...]]) -> BulkHits:
-        alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-        for start, rows in zip(starts, found, strict=False):
-            if rows:
-                alike[rows].append(start)
+    def _spread(self, starts: Sequence[int], found: Sequence[tuple[int, ...]]) -> BulkHits:
         hits: defaultdict[int, list[int]] = defaultdict(list)
-        for rows, places in alike.items():
-            for row in rows:
-                hits[row] += places
-        for places in hits.values():
-            places.sort()
+        for rows in set(found):
+            if rows:
+                places = list(compress(starts, map(rows.__eq__, found)))
+                for row in rows:
+                    hits[row] += places
+        for merged in hits.values():
+            merged.sort()
         return hits
 
     def _from_events(self, block: Block, starts: Sequence[int], events: Sequence[int]) -> BulkHits:
         hits: BulkHits = {}
-        find_place = partial(bisect_right, starts)
-        low = block.low
+        find_place = partial(bisect_left, starts)
+        events = events[bisect_left(events, (block.low + 1) << ROW_BITS) :]
+        before = [0, *starts]
         for row in set(map(ROW_MASK.__and__, events)):
             ends = [event >> ROW_BITS for event in events if event & ROW_MASK == row]
-            places = [starts[i - 1] for i in sorted(set(map(find_place, (end - 1 for end in ends if end > low))))]
+            places = list(map(before.__getitem__, dict.fromkeys(map(find_place, ends))))
             if self._exceptions[row] is not None:
                 places = [start for start in places if not self._is_exception(row, block.text, *block.piece_bounds(start))]
             if places:

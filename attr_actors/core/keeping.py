@@ -11,7 +11,6 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import pairwise
 
 from attr_actors.core import sparse
 from attr_actors.core.signatures.library import FAILURE, PROGRESS, Role, Signature
@@ -75,8 +74,10 @@ class RowHits:
         """
         count = len(starts)
         chosen = {*range(min(count, self.keep_first - len(self.first))), *range(max(0, count - (self.last.maxlen or 0)), count)}
-        numbers = list(map(partial(bisect_left, steps), starts)) if steps else [0] * count
-        begins = [0, *(i for i, (a, b) in enumerate(pairwise(numbers), 1) if a != b)]
+        # A hit's burst is told by how many steps come before it; the last assignment wins, hence backwards for the first hit.
+        numbers = list(map(partial(bisect_left, steps), starts)) if steps else [0]
+        last = len(numbers) - 1
+        begins = sorted(dict(zip(reversed(numbers), range(last, -1, -1), strict=True)).values())
         wanted = {*begins[-BURSTS - 1 :], *(begins[bisect_right(begins, i) - 1] for i in chosen)}
         for begin in wanted:
             stop = bisect_right(begins, begin)
@@ -138,6 +139,11 @@ class SegmentHits:
         marks = {id(m): m for row in self._touched for m in self.rows[row].marks() if not m.line_number}
         self._touched.clear()
         return sorted(marks.values(), key=lambda m: m.start)
+
+    def forget_waiting(self) -> None:
+        """Let go of the waiting hits that are no longer kept."""
+        kept = {id(mark) for row in self.rows.values() for mark in row.marks()}
+        self.waiting = [mark for mark in self.waiting if id(mark) in kept]
 
     def forget(self) -> None:
         """Keep the counts only."""

@@ -22,7 +22,7 @@ from attr_actors.core.steps import BlockSteps
 SAMPLE_BYTES = 8 << 20
 """One step per so many bytes is kept as a sample of the run's pace."""
 SAMPLES_MAX = 2_000
-WAITING_MAX = 20_000
+WAITING_MAX = 2_000
 PIECES_DENSE = 48
 """From so many hit pieces on, the steps of a block are found once and for all."""
 
@@ -141,6 +141,10 @@ class Scanning:
         new = segment.new_marks()
         self._fresh += new
         segment.waiting += [m for m in new if segment.rows[m.row].wants_steps]
+        if len(segment.waiting) > WAITING_MAX:
+            segment.forget_waiting()
+        if not steps.last(block.low, high, 1):
+            return
         still, searched, places = [], 0, list[int]()
         for mark in segment.waiting:
             low = max(mark.start - block.base + 1, block.low)
@@ -152,7 +156,7 @@ class Scanning:
             mark.after += self._mark_steps(block, places[: STEPS_AFTER - len(mark.after)])
             if len(mark.after) < STEPS_AFTER:
                 still.append(mark)
-        segment.waiting = still[-WAITING_MAX:]
+        segment.waiting = still
 
     def _take_samples(self, block: Block, steps: BlockSteps) -> None:
         while self._next_sample < block.high + block.base and len(self.samples) < SAMPLES_MAX:
