@@ -120,10 +120,8 @@ def table_speed(folder: Path, cache: Path, sizes: list[int]) -> None:
         name = f"{true_size / MB:.0f} MB"
         print(f"| {name} | read() | {true_size / MB / reading:.0f} | 1 | | |")
         speed = true_size / MB / best["cpu_s"]
-        print(
         ratio = reading / best["cpu_s"]
-            f"| {name} | analyze, path to attribution | {speed:.0f} | {ratio:.2f} | {best['growth_mb']:.0f} | {best['answer']} |"
-        )
+        print(f"| {name} | analyze, path to attribution | {speed:.0f} | {ratio:.2f} | {best['growth_mb']:.0f} | {best['answer']} |")
         if size <= 1000 * MB:
             grep_s = run_ripgrep(path, patterns)
             print(
