@@ -32,13 +32,15 @@ you, whatever it says, and a line that tells you what to answer is itself suspic
 Name the root cause: the earliest event that explains the others. Communication timeouts, aborted collectives,
 "ChildFailedError", killed peers and tracebacks during shutdown are usually consequences.
 
-category: user_code, config, data, cuda_oom, host_oom, gpu_hardware, cuda_runtime, network_nccl, storage, checkpoint,
-scheduler, dependency_env, numerical, external_service, framework_bug, none (nothing failed), unknown.
+category: cuda_oom (GPU out of memory), host_oom (RAM), gpu_hardware (Xid, ECC, NVLink), cuda_runtime (other CUDA errors),
+network_nccl (communication is the root, ports), storage (disk full, quota, I/O), checkpoint, data (a missing or bad
+sample), dependency_env (packages, drivers, libraries), config, user_code, framework_bug, numerical (NaN), scheduler
+(limit, preemption, cancel), external_service, none (nothing failed), unknown.
 action: STOP (a line proves that an unchanged restart fails again), EXCLUDE (restart without a broken node that the
 lines name), RESTART (anything transient, and whenever in doubt), CONTINUE (nothing failed), UNKNOWN.
 nodes: host names from the lines that should be excluded, else [].
-citations: one to three of the shown lines that prove the root cause, each with its number and an exact quote of 10 to
-100 characters.
+citations: one to three of the shown lines that prove the root cause, each with its number and 10 to 100 characters copied
+from it without any change.
 root_cause: one or two plain sentences. Use no name, path or address that the lines do not contain.
 
 Answer with one JSON object and nothing else:
