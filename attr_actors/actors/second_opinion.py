@@ -31,7 +31,7 @@ from attr_actors.core.paths import LogPath
 from attr_actors.core.prompting import PROMPT_VERSION, Prompt, build_prompt
 from attr_actors.core.proofs import prover
 from attr_actors.core.redaction import Finder, Redactor
-from attr_actors.core.replies import Lookup, Reply
+from attr_actors.core.replies import Lookup, Reply, restored
 from attr_actors.core.signatures.library import Signature
 from attr_actors.errors import AttrError, BadReply, BusyError, ModelError
 from attr_actors.handles import LedgerHandle, ModelGateHandle
@@ -150,7 +150,7 @@ class SecondOpinion:
         stored = StoredReply(
             key=key,
             model=model,
-            reply=reply.model_dump_json(),
+            reply=restored(reply, case.redactor.restore).model_dump_json(),
             tokens_in=bill.tokens_in,
             tokens_out=bill.tokens_out,
             cost_usd=bill.cost_usd,

@@ -44,7 +44,7 @@ from it without any change.
 root_cause: one or two plain sentences. Use no name, path or address that the lines do not contain.
 
 Answer with one JSON object and nothing else:
-{"root_cause": "...", "citations": [{"line": 0, "quote": "..."}], "category": "...", "action": "...", "nodes": []}"""
+{"root_cause": "...", "citations": [{"line": <number>, "quote": "..."}], "category": "...", "action": "...", "nodes": []}"""
 
 LOOKUPS = """
 If the shown lines do not suffice, add "lookups": up to 3 of {"kind": "search", "text": "<literal text>", "line": 0} or
@@ -140,10 +140,15 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u
 _TEMPLATE = re.compile(r"<(?=[|/]?[\w|-]+[|_ ]*>)|<(?=\|)|\[(?=/?(?:INST|SYS|AVAILABLE_TOOLS|TOOL_CALLS)\b)", re.IGNORECASE)
 
 
-def display(text: str) -> str:
-    """Return a log line's text without colours, control and invisible characters and chat-template markers, on one line, cut."""
+def clean(text: str) -> str:
+    """Return a log line's text without colours, control and invisible characters and chat-template markers, on one line."""
     plain = _CONTROL.sub(" ", ANSI.sub("", text)).replace("\n", " ").replace("\t", " ").rstrip()
-    plain = _TEMPLATE.sub(lambda found: found.group() + " ", plain)
+    return _TEMPLATE.sub(lambda found: found.group() + " ", plain)
+
+
+def display(text: str) -> str:
+    """Return a log line's text clean and cut in its middle."""
+    plain = clean(text)
     if len(plain) <= LINE_CHARS_MAX:
         return plain
     head = LINE_CHARS_MAX * 2 // 3
