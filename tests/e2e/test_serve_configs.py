@@ -16,7 +16,7 @@ import yaml
 from tests.ray_nodes import RayNodes, free_port
 
 REPO = Path(__file__).resolve().parent.parent.parent
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 CONFIGS = {
     "local": REPO / "cluster_configs/serve_local.yaml",
@@ -36,7 +36,8 @@ def load(name: str, place: Path, port: int) -> dict[str, Any]:
     arguments = config["applications"][0]["args"]
     arguments |= {"allowed_root": str(place / "logs"), "cache_file": str(place / "ledger.db")}
     arguments |= {"analyzers": 2, "replicas_min": min(2, arguments["replicas_min"]), "replicas_max": 2}
-    arguments.pop("host", None)
+    for absent in ("host", "api_keys_file"):
+        arguments.pop(absent, None)
     return config
 
 
