@@ -131,10 +131,10 @@ class SecondOpinion:
     async def _ask(self, key: str, case: _Case) -> StoredReply:
         """Ask within the bounds, and keep the answer. Raises ModelError or BadReply."""
         self._check_babble(key)
-        bill = Bill()
         async with self._slots:
             ticket = uuid.uuid4().hex
             await self._acquire(ticket)
+            bill = Bill()
             outcome = ModelOutcome(result="abandoned")
             try:
                 model, reply = await self._conversation.hold(case.prompt, case.redactor, functools.partial(self._look_up, case), bill)
