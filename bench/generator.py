@@ -60,7 +60,14 @@ def _start(rng: random.Random) -> Iterator[str]:
     yield "+ srun --nodes=64 --ntasks-per-node=8 python pretrain_gpt.py --tensor-model-parallel-size 8\n"
     yield "using world size: 512, data-parallel size: 16, tensor-model-parallel size: 8, pipeline-model-parallel size: 4\n"
     yield "------------------------ arguments ------------------------\n"
-    for name in ("adam_beta1", "attention_dropout", "bf16", "check_for_nan_in_loss_and_grad", "distributed_timeout_minutes", "exit_interval"):
+    for name in (
+        "adam_beta1",
+        "attention_dropout",
+        "bf16",
+        "check_for_nan_in_loss_and_grad",
+        "distributed_timeout_minutes",
+        "exit_interval",
+    ):
         yield f"  {name} {'.' * (48 - len(name))} {rng.randrange(100)}\n"
     yield "-------------------- end of arguments ---------------------\n"
     for rank in range(RANKS):

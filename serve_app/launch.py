@@ -98,7 +98,6 @@ def _ray(settings: Settings) -> Iterator[None]:
     prepare_environment()
     import ray
 
-
     address = os.environ.get("RAY_ADDRESS", "local")
     local: dict[str, Any] = {"include_dashboard": False, "num_cpus": os.cpu_count()} if address == "local" else {}
     ray.init(address=address, namespace=settings.ray_namespace, log_to_driver=False, logging_level=logging.ERROR, **local)
