@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint deploy/constraints.txt
 FAST := tests/core tests/adapters tests/actors tests/api tests/simulation tests/tools
 
-.PHONY: run install check test test-ray bench clean
+.PHONY: run install check test test-ray test-long bench clean
 
 install: $(VENV)/run-ready
 
@@ -32,7 +32,10 @@ test: $(VENV)/test-ready
 	$(BIN)/pytest $(FAST)
 
 test-ray: $(VENV)/test-ready
-	$(BIN)/pytest tests/cluster tests/e2e
+	$(BIN)/pytest tests/cluster tests/e2e -m "not long and not real"
+
+test-long: $(VENV)/test-ready
+	$(BIN)/pytest tests/cluster tests/e2e -m "long or real"
 
 bench: $(VENV)/test-ready
 	$(BIN)/python -m bench

@@ -14,11 +14,13 @@ from starlette.exceptions import HTTPException
 
 import attr_actors
 from attr_actors.core.access import ANYONE, Caller
+from attr_actors.core.exposition import render_exposition
 from attr_actors.errors import AttrError
 from attr_actors.models import JobMode
 from attr_actors.settings import Settings
 from serve_app.bodies import ErrorBody, HealthReply, InflightReply, JobsReply, ResultReply, SubmitBody, SubmitReply
 from serve_app.error_replies import error_body, error_headers
+from serve_app.figures import SECONDS
 from serve_app.overview import Overview
 from serve_app.service import AttributionService, ResultQuery
 from serve_app.stats import group
@@ -26,6 +28,8 @@ from serve_app.stats import group
 logger = logging.getLogger("attr_actors.api")
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_parameter"}
+EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
 LogPathParam = Annotated[str, Query(description="Absolute path of the log inside the allowed root.")]
 Pretty = Annotated[bool, Query(description="Indent the JSON for people.")]
 Indent = Annotated[int | None, Query(ge=0, le=8, description="Indent the JSON by this many spaces.")]
@@ -94,6 +98,11 @@ def _add_introspection_routes(api: FastAPI, service: AttributionService, overvie
     async def stats(pretty: Pretty = False, indent: Indent = None) -> Response:
         """Return the counters by group."""
         return _json(group(await overview.counters()), pretty, indent)
+
+    @api.get("/metrics", response_class=PlainTextResponse, responses=error_docs(401, 403))
+    async def metrics() -> Response:
+        """Return the counters of all replicas and actors for Prometheus."""
+        return Response(render_exposition(await overview.counters(), SECONDS), media_type=EXPOSITION_TYPE)
 
     @api.get("/jobs", response_model=JobsReply, responses=error_docs(401, 403))
     async def jobs(

@@ -20,6 +20,8 @@ HEALTH_AGE_MAX_S = 1.0
 HEALTH_WAIT_S = 2.0
 """Probes give up soon: a late answer of an actor is told as such."""
 
+STATUSES = ("ok", "degraded", "fail")
+
 VITAL = frozenset({"ledger", "tracker"})
 """Without these no request but a cached one can be answered."""
 
@@ -44,7 +46,8 @@ class Overview:
         total: Counter[str] = Counter()
         for stats in await asyncio.gather(*(_stats_of(actor) for actor in self._actors.named.values())):
             total.update(stats.counts)
-        return dict(total) | self._processes(await self._ask_all())
+        health = await self.health()
+        return dict(total) | self._processes(await self._ask_all()) | {"health.status": STATUSES.index(health.status)}
 
     async def health(self) -> HealthReply:
         """Return the state of the service and its actors, at most a second old."""

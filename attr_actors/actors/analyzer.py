@@ -87,6 +87,7 @@ class Analyzer:
     async def stats(self) -> Stats:
         """Return the counters since this process started."""
         counts = dict(self._counts)
+        counts["flights.oldest_s"] = max((elapsed for _, _, elapsed, _ in self._flights.flights()), default=0.0)  # type: ignore[assignment]
         counts |= {"flights.now": len(self._flights), "flights.started": self._flights.started, "flights.joined": self._flights.joined}
         if self._opinion:
             counts |= self._opinion.counts | {"llm.flights": len(self._opinions)}
@@ -179,6 +180,7 @@ class Analyzer:
             self._counts["compute.seconds"] += time.monotonic() - started  # type: ignore[assignment]
         self._counts["compute.completed"] += 1
         self._counts["compute.bytes"] += analysis.log_bytes
+        self._counts.update(f"verdicts.{cycle.category}.{cycle.action}" for cycle in analysis.cycles)
         return analysis
 
     async def _read_on(self, path: str, followed: Following | None) -> Following:

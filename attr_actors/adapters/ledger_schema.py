@@ -28,8 +28,6 @@ CREATE TABLE analyses (
     requester TEXT NOT NULL,
     UNIQUE (path, size, mtime_ns, engine)
 );
-CREATE UNIQUE INDEX analyses_newest ON analyses (path) WHERE newest;
-CREATE INDEX analyses_by_mtime ON analyses (mtime_ns);
 CREATE INDEX analyses_superseded ON analyses (recorded_at) WHERE NOT newest;
 CREATE TABLE entries (
     id INTEGER PRIMARY KEY,

@@ -7,6 +7,7 @@ changed file drops citations and never adds any. Blocks on the file system: call
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -20,6 +21,9 @@ READ_BYTES_MAX = 4 << 30
 LINE_BYTES_MAX = 65_536
 FOUND_MAX = 20
 WINDOW_LINES = 12
+TAIL_LINES = 40
+TAIL_BLOCKS = 3
+"""Blocks remembered while looking for the end: the last one may be a remainder."""
 
 
 @contextmanager
@@ -52,6 +56,16 @@ def read_window(log: LogPath, number: int, anchors: Mapping[int, int] | None = N
     """Read the lines around one."""
     first = max(1, number - WINDOW_LINES)
     return tuple(read_lines(log, range(first, number + WINDOW_LINES + 1), anchors).values())
+
+
+def read_tail(log: LogPath) -> tuple[Line, ...]:
+    """Read the last lines of a log."""
+    last: deque[tuple[int, int, bytes]] = deque(maxlen=TAIL_BLOCKS)
+    with open_source(log) as source:
+        for block in _blocks(source.open()):
+            last.append(block)
+    lines = [line for number, offset, block in last for line in _lines_of(block, number, offset)]
+    return tuple(line for line in lines[-TAIL_LINES:] if line.text.strip())
 
 
 def search(log: LogPath, text: str) -> tuple[Line, ...]:
@@ -106,6 +120,16 @@ def _lines_in(block: bytes, number: int, offset: int, wanted: Iterable[int]) -> 
             end = block.find(b"\n", start)
             found[n] = _line(n, offset + start, block[start : end if end >= 0 else None])
     return found
+
+
+def _lines_of(block: bytes, number: int, offset: int) -> Iterator[Line]:
+    """Yield the last lines of a block."""
+    rows = block.removesuffix(b"\n").split(b"\n")
+    skipped = max(0, len(rows) - TAIL_LINES)
+    offset += sum(len(row) + 1 for row in rows[:skipped])
+    for place, row in enumerate(rows[skipped:]):
+        yield _line(number + skipped + place, offset, row)
+        offset += len(row) + 1
 
 
 def _read_at(source: Source, number: int, offset: int) -> Line | None:

@@ -40,15 +40,16 @@ class HitFinder:
         self._long_start = -1
         self._long_hits: dict[int, int] = {}
 
-    def find(self, block: Block) -> list[Hit]:
-        """Return the hits of a block in the order of their pieces."""
+    def find(self, block: Block) -> list[Hit] | None:
+        """Return the hits of a block in the order of their pieces, or None if they are so many that they should be found in bulk."""
         if self._gate is None:
-            return self._find_all(block)
+            events, are_many = self._matcher.find(block.scannable, WAKES_MAX)
+            return None if are_many else self._sort_out(block, events)
         wakes, are_many = self._gate.find(block.scannable, WAKES_MAX)
-        if not wakes:
-            return []
-        pieces = [] if are_many else self._wake_pieces(block, wakes)
-        return self._find_in(block, pieces) if pieces else self._find_all(block)
+        if not wakes or are_many:
+            return None if are_many else []
+        pieces = self._wake_pieces(block, wakes)
+        return self._find_in(block, pieces) if pieces else self.find_each(block)
 
     def _wake_pieces(self, block: Block, wakes: Sequence[int]) -> list[tuple[int, int]]:
         """Return the pieces in which the gate woke; none if one of them is overlong."""
@@ -79,11 +80,15 @@ class HitFinder:
                     hits.append(Hit(begin, row))
         return hits
 
-    def _find_all(self, block: Block) -> list[Hit]:
+    def find_each(self, block: Block) -> list[Hit]:
+        """Return the hits of a block, however many, one by one."""
+        return self._sort_out(block, self._matcher.find(block.scannable)[0])
+
+    def _sort_out(self, block: Block, events: Sequence[int]) -> list[Hit]:
         hits: list[Hit] = []
         low, begin, stop, seen = block.low, 0, -1, set[int]()
         is_overlong = False
-        for event in self._matcher.find(block.scannable)[0]:
+        for event in events:
             end = event >> ROW_BITS
             if end <= low:
                 continue

@@ -162,7 +162,10 @@ def test_a_changed_key_file_is_read_again_and_a_broken_one_leaves_the_former_key
     keyed.file.write_text("{")
     keyed.tick()
     assert keyed.status("reader", "GET", "/stats") == 200
-    assert "API keys" in keyed.api.client.get("/healthz").json()["issues"][0]
+    deadline = time.monotonic() + 10
+    while not (issues := keyed.api.client.get("/healthz").json()["issues"]):  # Health is asked for once a second.
+        assert time.monotonic() < deadline
+    assert "API keys" in issues[0]
 
 
 def test_a_hung_file_system_is_503_at_once_and_probes_and_kept_replies_stay_fast(open_api, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -208,3 +211,14 @@ def test_more_waiting_requests_than_allowed_are_refused_and_probes_are_not(open_
         assert api.client.get("/healthz").status_code == 200
         mended.set()
         assert first.result(60).status_code == 200
+
+
+def test_metrics_name_routes_statuses_and_verdicts(api: Api) -> None:
+    api.get(api.write("a.log"))
+    api.client.get("/logs", params={"log_path": "/etc/passwd"})
+    text = api.client.get("/metrics").text
+    assert 'attr_http_requests_total{route="result",status="200"} 1' in text
+    assert 'attr_http_requests_total{route="result",status="403"} 1' in text
+    assert 'attr_http_request_seconds_count{route="result"} 2' in text
+    assert 'attr_verdicts_total{category="cuda_oom",action="STOP"} 1' in text
+    assert "attr_health 0" in text

@@ -122,6 +122,7 @@ def wait_until_settled(service: Service, timeout_s: float = 120.0) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(590)
 def test_kills_under_load_lose_no_answer_and_double_no_document(outside: Outside, capsys: pytest.CaptureFixture[str]) -> None:
     service = outside.service

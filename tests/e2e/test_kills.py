@@ -20,6 +20,7 @@ ROUNDS = int(os.environ.get("ATTR_ACTORS_KILLS", "5"))
 """Fifty for the record; a few in every run."""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(550)
 def test_no_acknowledged_answer_is_lost_and_no_document_is_doubled_by_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = random.randrange(10**6)

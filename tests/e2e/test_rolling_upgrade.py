@@ -18,7 +18,7 @@ from tests.e2e.test_serve_configs import load, ready, result_id, until, write
 from tests.ray_nodes import RayNodes, free_port
 
 REPO = Path(__file__).resolve().parent.parent.parent
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 def release(place: Path, version: str) -> str:

@@ -18,7 +18,7 @@ import yaml
 from tests.ray_nodes import RayNodes, free_port
 
 REPO = Path(__file__).resolve().parent.parent.parent
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 CONFIGS = {
     "local": REPO / "cluster_configs/serve_local.yaml",

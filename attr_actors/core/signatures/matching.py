@@ -91,12 +91,16 @@ class HyperscanMatcher:
         events: list[int] = []
         append = events.append
 
-        def on_match(row: int, _from: int, end: int, _flags: int, _context: object) -> bool:
+        def on_match(row: int, _from: int, end: int, _flags: int, _context: object) -> None:
+            append(end << ROW_BITS | row)
+
+        def on_bounded_match(row: int, _from: int, end: int, _flags: int, _context: object) -> bool:
             append(end << ROW_BITS | row)
             return len(events) > events_max
 
+        handler = on_bounded_match if events_max < len(text) else on_match
         try:
-            self._automaton.scan(text, match_event_handler=on_match, scratch=self._scratch)
+            self._automaton.scan(text, match_event_handler=handler, scratch=self._scratch)
         except hyperscan.ScanTerminated:
             return events, True
         return events, False
