@@ -1,6 +1,7 @@
-"""The Ray Serve application: opens the actors, serves the API. ``build_app`` is what Serve configs name."""
+"""The Ray Serve application: opens the actors, serves the API. ``build_app`` is what Serve configs name.
 
-from __future__ import annotations
+Serve reads the type of ``build_app``'s argument at run time to turn ``args:`` into settings, so that annotations are not postponed here.
+"""
 
 import asyncio
 import contextlib

@@ -189,6 +189,12 @@ def _is_exception(found: re.Match[str]) -> bool:
     return bool(ERROR_NAME.search(name)) or "." in name or (message is None or message == "") or name[0].isupper()
 
 
+def names_exception(text: str) -> bool:
+    """Tell whether a line begins with an exception's name, as the last line of a traceback does."""
+    found = EXCEPTION.match(text)
+    return found is not None and (bool(ERROR_NAME.search(found["type"])) or "." in found["type"])
+
+
 def read_tracebacks(lines: Sequence[LogLine]) -> TracebackReader:
     """Group the tracebacks of a sparse log."""
     reader = TracebackReader()

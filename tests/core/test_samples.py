@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from attr_actors.core.engine import attribute_scan
-from attr_actors.core.signatures.library import load_signatures
 from bench.samples import KINDS, SAMPLES, render_sample
 from tests.core.reference_scan import scan_bytes
+from tests.core.rows import ROWS
 
-ROWS = load_signatures()
 EXPECTED = {
     "cuda_oom": ("cuda_oom", "STOP", "CUDA out of memory"),
     "nccl_missing_rank": ("network_nccl", "RESTART", "Watchdog caught collective operation timeout"),

@@ -43,9 +43,14 @@ def endpoint(name: str) -> str:
 def open_service(tmp_path: Path) -> Iterator[Open]:
     """Start the service with a model."""
     running: list[Service] = []
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
 
     def start(url: str, **changes: str) -> Service:
-        running.append(start_service(tmp_path, **(SETTINGS | {"NVRX_ATTRSVC_LLM_BASE_URL": url, "HOME": str(tmp_path)} | changes)))
+        running.append(
+            start_service(
+                tmp_path, **(SETTINGS | {"NVRX_ATTRSVC_LLM_BASE_URL": url, "HOME": str(tmp_path), "XDG_CACHE_HOME": cache} | changes)
+            )
+        )
         return running[-1]
 
     yield start

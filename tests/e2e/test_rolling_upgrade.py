@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tests.e2e.test_serve_configs import load, ready, result_id, until, write
 from tests.ray_nodes import RayNodes, free_port
 
 REPO = Path(__file__).resolve().parent.parent.parent
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 def release(place: Path, version: str) -> str:
@@ -25,7 +26,8 @@ def release(place: Path, version: str) -> str:
     tree = place / f"release-{version}"
     for package in ("attr_actors", "serve_app"):
         shutil.copytree(REPO / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    (tree / "attr_actors/__init__.py").write_text(f'__version__ = "{version}"\n')
+    init = tree / "attr_actors/__init__.py"
+    init.write_text(re.sub(r'__version__ = "[^"]+"', f'__version__ = "{version}"', init.read_text()))
     return "file://" + shutil.make_archive(str(tree), "zip", tree)
 
 

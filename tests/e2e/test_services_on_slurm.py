@@ -40,6 +40,11 @@ def poll(accept: Callable[[], Any], what: str, limit_s: float = 150) -> Any:
     raise AssertionError(f"waited {limit_s:g} s for {what}")
 
 
+def ready_or_dead(url: str, output: Path) -> Any:
+    assert "stopped" not in (output.read_text() if output.exists() else ""), output.read_text()
+    return get(url, "/healthz?ready=true")
+
+
 def get(url: str, path: str) -> dict[str, Any] | None:
     try:
         with urllib.request.urlopen(url + path, timeout=30) as reply:
@@ -97,7 +102,7 @@ def test_service_and_monitor_in_one_allocation_attribute_stop_requeue_and_lose_n
     size = ["--mem=3000", "--cpus-per-task=1", f"--output={output}", "--time=30"]
     services = submit(site, tmp_path, *size, str(REPO / "deploy/nvrx_services.sbatch"))
     try:
-        poll(lambda: get(url, "/healthz?ready=true"), "the service")
+        poll(lambda: ready_or_dead(url, output), "the service")
         assert (tmp_path / "state/address").read_text() == url + "\n"
 
         job = submit(site, Path(site["NVRX_ATTRSVC_ALLOWED_ROOT"]), "--job-name=train", "--output=slurm-%j.out", f"--wrap={FAILING_JOB}")
