@@ -46,6 +46,8 @@ class Rule(NamedTuple):
 
 
 OTHER = Rule("other", None)
+HEALTH = Rule("healthz", None)
+JSON = (b"content-type", b"application/json")
 RULES = {
     ("POST", "/logs"): Rule("submit", Scope.SUBMIT, "submit"),
     ("GET", "/logs"): Rule("result", Scope.READ, "analyze"),
@@ -54,7 +56,7 @@ RULES = {
     ("GET", "/inflight"): Rule("inflight", Scope.READ, confined=False),
     ("GET", "/stats"): Rule("stats", Scope.READ, confined=False),
     ("GET", "/metrics"): Rule("metrics", Scope.READ, confined=False),
-    ("GET", "/healthz"): Rule("healthz", None),
+    ("GET", "/healthz"): HEALTH,
     ("GET", "/"): Rule("root", None),
 }
 
@@ -110,6 +112,9 @@ class Door:
         except AttrError as exc:
             await _send_error(send, exc, headers)
             return
+        if rule is HEALTH and not scope["query_string"] and (body := self._overview.recent()):
+            await _send(send, 200, [JSON], body)
+            return
         if rule.rate == "analyze" and await self._answer_from_memory(scope, caller, headers, send):
             return
         if self._waiting >= self._waiting_max and rule.rate:
@@ -158,7 +163,7 @@ class Door:
             self._answers.drop(key)
             return False
         self._figures.counts["cache.replica_hits"] += 1
-        await _send(send, 200, [*headers, (b"content-type", b"application/json")], answer.body)
+        await _send(send, 200, [*headers, JSON], answer.body)
         return True
 
     async def _pass_on(
@@ -212,4 +217,4 @@ async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
 
 async def _send_error(send: Send, exc: AttrError, headers: Headers) -> None:
     more = [(name.lower().encode(), value.encode()) for name, value in error_headers(exc).items()]
-    await _send(send, exc.http_status, [*headers, *more, (b"content-type", b"application/json")], error_body(exc.code, exc.message))
+    await _send(send, exc.http_status, [*headers, *more, JSON], error_body(exc.code, exc.message))
