@@ -77,6 +77,7 @@ def _add_log_routes(api: FastAPI, service: AttributionService) -> None:
     @api.post("/logs", response_model=SubmitReply, responses={**error_docs(400, 401, 403, 404, 429), **SUBMIT_LINKS})
     async def submit(body: SubmitBody, request: Request) -> Response:
         """Register a job's log. Returns at once; ``terminal`` starts the analysis."""
+        request.state.log_path, request.state.job_id = body.log_path, body.job_id
         return _json(await service.submit(body, _caller(request).root))
 
     @api.get("/logs", response_model=ResultReply, responses=error_docs(400, 401, 403, 404, 429))
@@ -90,6 +91,7 @@ def _add_log_routes(api: FastAPI, service: AttributionService) -> None:
         all_files: Annotated[bool, Query(description="Splitlog: every complete file, under ``files``.")] = False,
     ) -> Response:
         """Tell why the job died."""
+        request.state.log_path = log_path
         query = ResultQuery(log_path, wl_restart, wait, timeout_s, file, all_files, _caller(request).root)
         reply = await service.result(query)
         request.state.basis, request.state.joined = reply.basis, reply.joined
@@ -98,6 +100,7 @@ def _add_log_routes(api: FastAPI, service: AttributionService) -> None:
     @api.get("/print", response_class=PlainTextResponse, responses=error_docs_of_text(400, 401, 403, 404, 429))
     async def preview(request: Request, log_path: LogPathParam) -> Response:
         """Show the first 4096 bytes of a log."""
+        request.state.log_path = log_path
         return Response(await service.preview(log_path, _caller(request).root), media_type="text/plain; charset=utf-8")
 
 

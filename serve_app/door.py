@@ -6,6 +6,9 @@ Hold in mind: this runs once per request on the replica's only loop, so it works
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, cast
@@ -23,6 +26,10 @@ from serve_app.figures import FigureBook
 from serve_app.keys import Keys
 from serve_app.overview import Overview
 from serve_app.service import AttributionService
+
+logger = logging.getLogger("attr_actors.requests")
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 Message = MutableMapping[str, Any]
 AsgiScope = MutableMapping[str, Any]
@@ -90,7 +97,7 @@ class Door:
         if self._ticking is None:
             self._ticking = asyncio.create_task(self._tick_for_ever())
         started = time.perf_counter()
-        status = 500
+        status = 499  # The client went away before anything was sent.
         rule = RULES.get((scope["method"], scope["path"]), OTHER)
 
         async def counting(message: Message) -> None:
@@ -122,7 +129,7 @@ class Door:
             return
         self._waiting += 1
         try:
-            await self._pass_on(scope, receive, send, caller, account, headers)
+            await self._pass_on(rule, scope, receive, send, caller, account, headers)
         finally:
             self._waiting -= 1
 
@@ -167,20 +174,36 @@ class Door:
         return True
 
     async def _pass_on(
-        self, scope: AsgiScope, receive: Receive, send: Send, caller: Caller, account: Account | None, headers: Headers
+        self, rule: Rule, scope: AsgiScope, receive: Receive, send: Send, caller: Caller, account: Account | None, headers: Headers
     ) -> None:
         """Let FastAPI answer, and keep the reply if its route says what it stands on."""
         state = scope["state"] = {**scope.get("state", {}), "caller": caller}
         key = (caller.root, scope["query_string"])
 
+        started, status = time.perf_counter(), 499
+        request_id = _request_id(scope)
+
         async def sending(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *headers]
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *headers, (b"x-request-id", request_id)]
             elif message["type"] == "http.response.body":
                 self._look_at(state, key, message, account)
             await send(message)
 
-        await self._app(scope, receive, sending)
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            if rule.rate and logger.isEnabledFor(logging.INFO):
+                about = {name: state[name] for name in ("log_path", "job_id") if state.get(name)}
+                took_ms = round((time.perf_counter() - started) * 1000, 1)
+                logger.info(
+                    "%s %d",
+                    rule.name,
+                    status,
+                    extra={"request_id": request_id.decode(), "caller": caller.name, "duration_ms": took_ms, **about},
+                )
 
     def _look_at(self, state: dict[str, Any], key: Key, message: Message, account: Account | None) -> None:
         if account and state.get("joined"):  # The flight was paid for by the one who started it.
@@ -207,6 +230,12 @@ def _token(scope: AsgiScope) -> str | None:
         if name == b"x-api-key":
             return str(value.strip().decode("latin-1"))
     return None
+
+
+def _request_id(scope: AsgiScope) -> bytes:
+    """Return the name that the client or a proxy gave the request, if it is harmless, or a new one."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
