@@ -7,10 +7,21 @@ import sys
 from collections.abc import Sequence
 
 import attr_actors
-from attr_actors import cli_analyze, cli_batch, cli_completion, cli_jobs, cli_ledger, cli_monitor, cli_remote, cli_serve, cli_signatures
+from attr_actors import (
+    cli_analyze,
+    cli_batch,
+    cli_completion,
+    cli_jobs,
+    cli_ledger,
+    cli_mcp,
+    cli_monitor,
+    cli_remote,
+    cli_serve,
+    cli_signatures,
+)
 from attr_actors.cli_output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, HelpFormatter
 
-GROUPS = (cli_serve, cli_analyze, cli_batch, cli_remote, cli_jobs, cli_ledger, cli_signatures, cli_monitor, cli_completion)
+GROUPS = (cli_serve, cli_analyze, cli_batch, cli_remote, cli_jobs, cli_ledger, cli_signatures, cli_monitor, cli_mcp, cli_completion)
 
 EPILOG = """\
 examples:

@@ -17,6 +17,7 @@ from attr_actors.errors import AttrError
 from attr_actors.models import JobMode
 from attr_actors.settings import Settings
 from serve_app.bodies import ErrorBody, HealthReply, InflightReply, JobsReply, ResultReply, SubmitBody, SubmitReply
+from serve_app.mcp_door import add_mcp
 from serve_app.service import AttributionService, ResultQuery
 from serve_app.stats import group
 
@@ -47,6 +48,7 @@ def build_api(settings: Settings, service: AttributionService) -> FastAPI:
     _add_error_handlers(api)
     _add_log_routes(api, service)
     _add_introspection_routes(api, service)
+    add_mcp(api, settings, service)
     return api
 
 
