@@ -2,33 +2,42 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint deploy/constraints.txt
 FAST := tests/core tests/adapters tests/actors tests/api tests/simulation tests/tools
 
-.PHONY: run install check test test-ray bench clean
+.PHONY: run install check test test-ray test-long bench clean
 
-install: $(VENV)/installed
+install: $(VENV)/run-ready
 
-$(VENV)/installed: pyproject.toml deploy/constraints.txt
+$(VENV)/run-ready: pyproject.toml deploy/constraints.txt
 	@echo "Installing into $(VENV) (once, about a minute) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt --editable '.[test]'
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/test-ready: $(VENV)/run-ready
+	@echo "Installing what the tests need ..."
+	@$(PIP) --editable '.[test]'
 	@touch $@
 
 run: install
 	@$(BIN)/nvrx-attrsvc demo $(if $(ONCE),--once)
 
-check: install
+check: $(VENV)/test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: install
+test: $(VENV)/test-ready
 	$(BIN)/pytest $(FAST)
 
-test-ray: install
-	$(BIN)/pytest tests/cluster tests/e2e
+test-ray: $(VENV)/test-ready
+	$(BIN)/pytest tests/cluster tests/e2e -m "not long and not real"
 
-bench: install
+test-long: $(VENV)/test-ready
+	$(BIN)/pytest tests/cluster tests/e2e -m "long or real"
+
+bench: $(VENV)/test-ready
 	$(BIN)/python -m bench
 
 clean:

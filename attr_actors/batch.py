@@ -185,7 +185,7 @@ async def _open(plan: Plan, settings: Settings, job: Job, stack: contextlib.Asyn
     if service is None:
         return await _with_ledger(workers, job, own, plan.post, lambda: _ray_ledger(own, stack))
     # The service's ledger would send what is recorded there to its sinks, and never again: only with --post.
-    record = plan.post or not service.notifiers
+    record = plan.post or not any(name.startswith("notifier-") for name in service.named)
     return _Place(workers, replace(job, ledger=service.ledger, analyzers=service.analyzers, record=record))
 
 
@@ -193,6 +193,7 @@ async def _with_ledger(workers: Workers, job: Job, settings: Settings, post: boo
     """Work with a ledger of one's own; a second batch at the same time works without, unless it is to post."""
     try:
         ledger = await opened()
+        await ledger.stats()  # A ledger that cannot be had says so when it is asked.
     except LedgerFault:
         if post:
             raise

@@ -12,6 +12,7 @@ from attr_actors import (
     cli_batch,
     cli_completion,
     cli_jobs,
+    cli_keys,
     cli_ledger,
     cli_mcp,
     cli_monitor,
@@ -21,7 +22,19 @@ from attr_actors import (
 )
 from attr_actors.cli_output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, HelpFormatter
 
-GROUPS = (cli_serve, cli_analyze, cli_batch, cli_remote, cli_jobs, cli_ledger, cli_signatures, cli_monitor, cli_mcp, cli_completion)
+GROUPS = (
+    cli_serve,
+    cli_analyze,
+    cli_batch,
+    cli_remote,
+    cli_jobs,
+    cli_keys,
+    cli_ledger,
+    cli_signatures,
+    cli_monitor,
+    cli_mcp,
+    cli_completion,
+)
 
 EPILOG = """\
 examples:

@@ -18,15 +18,16 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _mcp(args: argparse.Namespace) -> int:
     import asyncio
 
-    from attr_actors.library import open_service
+    from attr_actors.library import find_or_open_actors
     from attr_actors.settings import Settings
     from serve_app.mcp_server import build_mcp
+    from serve_app.service import AttributionService
 
     settings = Settings.load(**({"allowed_root": args.root} if args.root else {}))
 
     async def serve() -> None:
-        async with open_service(settings, args.address) as service:
-            await build_mcp(settings, service).run_stdio_async()
+        async with find_or_open_actors(settings, args.address) as actors:
+            await build_mcp(settings, AttributionService(settings, actors)).run_stdio_async()
 
     asyncio.run(serve())
     return EXIT_OK

@@ -1,6 +1,7 @@
 """What each actor can be asked, seen from its callers. The picture in words:
 
     serve_app -> tracker, analyzers, ledger      tracker -> ledger, analyzers
+    serve_app -> limiter, meter
     analyzers -> ledger, model gate              notifiers -> ledger (serve_app asks them for stats and health)
     model gate -> ledger (serve_app asks it for stats and health)
 
@@ -12,18 +13,22 @@ raises errors of ``attr_actors.errors`` only (``Unavailable`` while the actor re
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from attr_actors.models import (
     Analysis,
     AnalyzeRequest,
     Delivery,
+    Figures,
     Flight,
     Health,
+    Holding,
     JobMode,
     JobsPage,
     JobView,
+    Lease,
     ModelOutcome,
     Outcome,
     Peek,
@@ -161,3 +166,57 @@ class TrackerHandle(Protocol):
 
     async def health(self) -> Health:
         """Return version, settings fingerprint and issues."""
+
+
+class LimiterHandle(Protocol):
+    """The rate limits over all replicas."""
+
+    async def lease(self, rate: str, client: str, wanted: int, incarnation: str) -> Lease:
+        """Grant a replica a batch of requests of one client; none to a replica that counts with another incarnation."""
+
+    async def incarnation(self) -> str:
+        """Return the name of this process; another one than before has forgotten what was granted."""
+
+    async def restore(self, holdings: tuple[Holding, ...]) -> str:
+        """Take in what a replica was granted by an earlier process; return this one's name."""
+
+    async def stats(self) -> Stats:
+        """Return counters of leases."""
+
+    async def health(self) -> Health:
+        """Return version, settings fingerprint and issues."""
+
+
+class MeterHandle(Protocol):
+    """The figures of all replicas."""
+
+    async def report(self, figures: Figures) -> None:
+        """Take in the newest figures of one replica."""
+
+    async def stats(self) -> Stats:
+        """Return the sums over the replicas."""
+
+    async def health(self) -> Health:
+        """Return version, settings fingerprint and issues."""
+
+
+class Reporting(Protocol):
+    """What every actor answers."""
+
+    async def stats(self) -> Stats:
+        """Return counters and gauges by dotted name."""
+
+    async def health(self) -> Health:
+        """Return version, settings fingerprint and issues."""
+
+
+@dataclass(frozen=True)
+class Actors:
+    """The handles of all actors, wherever they run. ``named`` holds the same handles by name, in start order."""
+
+    ledger: LedgerHandle
+    tracker: TrackerHandle
+    analyzers: tuple[AnalyzerHandle, ...]
+    limiter: LimiterHandle
+    meter: MeterHandle
+    named: Mapping[str, Reporting]

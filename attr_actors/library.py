@@ -30,13 +30,15 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from attr_actors.errors import BadSettings, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle
+from attr_actors.handles import Actors
 from attr_actors.models import Intent, JobMode
 from attr_actors.settings import Settings
 from serve_app.bodies import HealthReply, InflightReply, JobsReply, ResultReply, SubmitBody, SubmitReply
+from serve_app.figures import FigureBook
+from serve_app.overview import Overview
 from serve_app.service import AttributionService as Service
 from serve_app.service import ResultQuery
 from serve_app.stats import group
@@ -87,7 +89,7 @@ class LogAnalyzer:
     """
 
     def __init__(self, config: AnalyzerConfig) -> None:
-        """Start the actors or find them. Raises LedgerFault, BadSignature, Unavailable."""
+        """Start the actors or find them. Raises BadSignature, Unavailable."""
         self._home = _Home(config.settings, config.ray_address)
 
     async def __aenter__(self) -> LogAnalyzer:
@@ -141,7 +143,7 @@ class LogAnalyzer:
 
     async def get_stats(self) -> dict[str, dict[str, Any]]:
         """Return the counters by group, as GET /stats does."""
-        return group(await self._home.ask(lambda service: service.counters()))
+        return group(await self._home.ask(lambda _: self._home.overview.counters()))
 
     async def get_all_jobs(self, mode: JobMode | None = None, limit: int = 1000, offset: int = 0) -> JobsReply:
         """Return one page of tracked jobs, newest first."""
@@ -153,7 +155,7 @@ class LogAnalyzer:
 
     async def get_health(self) -> HealthReply:
         """Return how the actors are."""
-        return await self._home.ask(lambda service: service.health())
+        return await self._home.ask(lambda _: self._home.overview.health())
 
     def shutdown(self) -> Awaitable[None]:
         """End the analyzer; what it acknowledged is in its ledger. It has ended when this returns; awaiting it is allowed."""
@@ -178,7 +180,7 @@ class AttributionService(LogAnalyzer):
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Open the ledger that the settings name. Raises LedgerFault while a running service holds it."""
+        """Open the ledger that the settings name. While a running service holds it, every call raises LedgerFault."""
         self._home = _Home(settings.model_copy(update={"cache_file": settings.ledger_file}), None)
 
     submit_log = LogAnalyzer.submit
@@ -192,31 +194,15 @@ class _Done:
         yield from ()
 
 
-class _Actors(Protocol):
-    """The handles that a service needs, in process or on a cluster."""
-
-    @property
-    def ledger(self) -> LedgerHandle: ...
-    @property
-    def tracker(self) -> TrackerHandle: ...
-    @property
-    def analyzers(self) -> tuple[AnalyzerHandle, ...]: ...
-    @property
-    def notifiers(self) -> tuple[NotifierHandle, ...]: ...
-    @property
-    def gate(self) -> ModelGateHandle: ...
-
-
 @asynccontextmanager
-async def open_service(settings: Settings, ray_address: str | None = None) -> AsyncIterator[Service]:
-    """Open the service's flows on this loop: over actors in this process, or over those of a Ray cluster."""
+async def find_or_open_actors(settings: Settings, ray_address: str | None = None) -> AsyncIterator[Actors]:
+    """Open actors in this process, on its running loop; or join those of a Ray cluster, opening them where none run."""
     async with AsyncExitStack() as stack:
         stack.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
-        opened = _open_here(settings, stack) if ray_address is None else await _join(settings, ray_address, stack)
-        yield Service(settings, opened.ledger, opened.tracker, opened.analyzers, opened.notifiers, opened.gate)
+        yield _open_here(settings, stack) if ray_address is None else await _join(settings, ray_address, stack)
 
 
-def _open_here(settings: Settings, stack: AsyncExitStack) -> _Actors:
+def _open_here(settings: Settings, stack: AsyncExitStack) -> Actors:
     from attr_actors.actors.in_process import LocalActors
 
     if not settings.cache_file:
@@ -224,10 +210,10 @@ def _open_here(settings: Settings, stack: AsyncExitStack) -> _Actors:
         settings = settings.model_copy(update={"cache_file": f"{place}/ledger.db"})
     local = LocalActors(settings)
     stack.push_async_callback(local.stop)
-    return local
+    return local.handles
 
 
-async def _join(settings: Settings, address: str, stack: AsyncExitStack) -> _Actors:
+async def _join(settings: Settings, address: str, stack: AsyncExitStack) -> Actors:
     from attr_actors.actors.cluster import connect, join_actors, open_actors, stop_actors
 
     await asyncio.to_thread(connect, address, settings)
@@ -249,7 +235,9 @@ class _Home:
         self._stack = AsyncExitStack()
         self._open = True
         try:
-            self._service = self._run(self._stack.enter_async_context(open_service(settings, ray_address)))
+            actors = self._run(self._stack.enter_async_context(find_or_open_actors(settings, ray_address)))
+            self._service = Service(settings, actors)
+            self.overview = Overview(actors, FigureBook(actors.meter))
         except BaseException:
             self.close()
             raise

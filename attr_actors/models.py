@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Value(BaseModel):
@@ -176,6 +176,8 @@ class Analysis(Value):
     analysed_at: float
     scan_s: float = 0.0
     log_bytes: int = 0
+    joined: bool = Field(False, exclude=True)
+    """Whether this copy was handed to a caller that joined a flight of another; never stored."""
 
     @property
     def degraded(self) -> str | None:
@@ -317,6 +319,32 @@ class Outcome(Value):
     reason: str = ""
     delay_s: float | None = None
     receipt: str | None = None
+
+
+class Holding(Value):
+    """What one replica was granted of a client's limit in the window that ends at ``ends_at``."""
+
+    rate: str
+    client: str
+    granted: int
+    ends_at: float
+
+
+class Lease(Value):
+    """A batch of requests granted to one replica. ``incarnation`` names the limiter process that counted it."""
+
+    granted: int
+    remaining: int
+    ends_at: float
+    incarnation: str
+
+
+class Figures(Value):
+    """What one replica did since it started, by dotted name. Counters only grow; gauges are of the moment."""
+
+    source: str
+    counts: dict[str, float] = {}
+    gauges: dict[str, float] = {}
 
 
 class Permit(Value):

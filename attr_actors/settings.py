@@ -7,6 +7,7 @@ Order of precedence: arguments (Serve YAML ``args:``) > environment > ``.env`` >
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -46,6 +47,17 @@ class Settings(BaseSettings):
     )
     cluster_name: str = Field("", description="Name of the training cluster in records and alerts.")
 
+    # Who may ask, and what a replica answers from memory.
+    api_keys_file: str = Field("", description="File of API keys (nvrx-attrsvc keys new); empty: no key is asked for.")
+    allow_anonymous: bool = Field(False, description="Listen beyond loopback although no API keys are asked for.")
+    trusted_proxies: str = Field(
+        "", description="Networks of reverse proxies, separated by commas, whose X-Forwarded-For names the client."
+    )
+    answer_cache_bytes_max: int = Field(64 * 2**20, ge=0, description="Replies that one replica keeps in memory, bytes; 0: none.")
+    answer_cache_age_max_s: float = Field(
+        30, ge=0, description="A kept reply is asked for again after this, s: the longest that a replica may lag behind the ledger."
+    )
+
     # Ledger.
     cache_file: str = Field("", description="The ledger's database file; empty: attr-actors/ledger.db in the user's state directory.")
     cache_grace_period_seconds: float = Field(600, ge=0, description="An answer younger than this is served without a stat of its log, s.")
@@ -70,7 +82,10 @@ class Settings(BaseSettings):
     )
     scan_bytes_max: int = Field(256 << 30, ge=1, description="Text read of one log, decompressed, bytes; an answer beyond it is partial.")
 
+    file_threads: int = Field(16, ge=1, description="Quick looks at files that one replica takes at a time and mount.")
     file_timeout_s: float = Field(10, gt=0, description="Longest wait for the file system in a quick request, s; then 503.")
+
+    waiting_requests_max: int = Field(2000, ge=1, description="Requests for answers not at hand that one replica holds; more get 503.")
 
     # Jobs.
     max_jobs: int = Field(100_000, ge=1, description="Tracked jobs; more are refused with 503 job_limit_reached.")
@@ -184,6 +199,14 @@ class Settings(BaseSettings):
             lines = [f"{env_name(str(error['loc'][0]))}: {_sentence(error)}" for error in exc.errors(include_url=False)]
             raise BadSettings("\n".join(lines)) from None
 
+    def check_reach(self) -> None:
+        """Raise BadSettings where everybody who reaches the address could read logs, unless that was said to be wanted."""
+        if not (self.api_keys_file or self.allow_anonymous or is_loopback(self.host)):
+            raise BadSettings(
+                f"{PREFIX}HOST: everybody who reaches {self.host} could read logs; set {PREFIX}API_KEYS_FILE (see nvrx-attrsvc keys new), "
+                f"or {PREFIX}ALLOW_ANONYMOUS=true where another guard stands before the service"
+            )
+
     @property
     def llm_models(self) -> tuple[str, ...]:
         """Return the models to ask in turn, the first one first."""
@@ -221,6 +244,14 @@ class Settings(BaseSettings):
         """Return a short hash of all settings: actors made with another one are replaced. Reveals no secret."""
         plain = {k: v.get_secret_value() if isinstance(v, SecretStr) else v for k, v in self}
         return hashlib.sha256(repr(sorted(plain.items())).encode()).hexdigest()[:16]
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _sentence(error: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 import sys
 import tempfile
 import time
@@ -71,6 +72,17 @@ def report(name: str, count: int, spent: tuple[float, float]) -> None:
     print(f"{name:<44} {count / wall:>10,.0f} /s  {wall:>8.3f} s wall  {cpu:>8.3f} s cpu")
 
 
+def bare_writes(place: str, count: int) -> None:
+    """Write rows of 3 KB into a bare SQLite table, one a transaction: what the disk and SQLite alone allow at this moment."""
+    connection = sqlite3.connect(os.path.join(place, "bare.db"), isolation_level=None)
+    for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, body TEXT)")
+    for _ in range(count):
+        connection.execute("INSERT INTO rows (body) VALUES (?)", ("x" * 3000,))
+    connection.close()
+
+
 def main(entries: int, place: str) -> None:
     """Fill a ledger and measure it."""
     settings = Settings(allowed_root=place, cache_file=os.path.join(place, "ledger.db"), dataflow_index="bench", _env_file=None)
@@ -91,6 +103,7 @@ def main(entries: int, place: str) -> None:
     hot = paths[:200] * 100
     report("lookup, 200 hot paths", len(hot), timed(lambda: each(ledger.lookup, hot)))
     fresh = [recording(entries + n, now_ns) for n in range(4000)]
+    report("bare SQLite, one a transaction, durable", 4000, timed(lambda: bare_writes(place, 4000)))
     report("record, one a transaction, durable", len(fresh), timed(lambda: each(ledger.record, [(one,) for one in fresh])))
     report("begin_attempt, durable", 2000, timed(lambda: [ledger.begin_attempt(one.analysis.snapshot, "bench") for one in fresh[:2000]]))
 

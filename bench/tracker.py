@@ -122,6 +122,32 @@ async def poll_with_probe(tracker: Tracker) -> None:
           f"p99 {waits[int(len(waits) * 0.99)] * 1e3:.1f} ms, max {waits[-1] * 1e3:.1f} ms")  # fmt: skip
 
 
+async def large_pending(root: Path, settings: Settings) -> None:
+    """The case that froze the predecessor: 40 pending jobs of 20 MB each, all growing, and a repeated POST of a tiny job."""
+    place = root / "large"
+    place.mkdir()
+    tracker = Tracker(settings, cast(LedgerHandle, DiskLedger(settings)), cast(list[AnalyzerHandle], [InstantAnalyzer()]))
+    paths = [place / f"slurm-9{n:05}.out" for n in range(40)]
+    for n, path in enumerate(paths):
+        path.write_bytes(b"<< START PATHS >>\n" + b"line of a log that does not tell its layout\n" * 450_000)
+        view = await tracker.submit(Submission(path=str(path), job_id=str(n)))
+        assert view.mode == "pending"
+    tiny = place / "tiny.log"
+    tiny.write_text("hello\n")
+    waits = []
+    for turn in range(200):
+        paths[turn % 40].open("ab").write(b"one more line\n")
+        rounds = asyncio.create_task(tracker.poll())
+        before = time.perf_counter()
+        await tracker.submit(Submission(path=str(tiny)))
+        waits.append(time.perf_counter() - before)
+        await rounds
+    waits.sort()
+    print(f"repeated POST of a tiny job beside 40 pending logs of 20 MB, a round under way: p50 {waits[100] * 1e3:.1f} ms, "
+          f"p99 {waits[198] * 1e3:.1f} ms, max {waits[-1] * 1e3:.1f} ms")  # fmt: skip
+    await tracker.stop()
+
+
 def touch_some(submissions: list[Submission], every: int) -> int:
     """Let some pending and splitlog jobs write, as running jobs do."""
     touched = 0
@@ -159,6 +185,8 @@ async def run(root: Path, jobs: int) -> None:
     await measure("restart: all jobs loaded", second.start)
     assert (await second.jobs(None, 1, 0)).total_counts == (await first.jobs(None, 1, 0)).total_counts
     await second.stop()
+    disk.ledger.close()
+    await large_pending(root, settings.model_copy(update={"cache_file": str(root / "large.db")}))
 
 
 def memory_mb() -> float:

@@ -27,24 +27,26 @@ exec unshare --mount --pid --net --fork --kill-child bash -euc '
     mount -o remount,ro,bind "$root/logs"
     mount -o remount,ro,bind "$root"
     ip link set lo up
-    inside() { chroot "$root" setpriv --reuid 10001 --regid 10001 --clear-groups --inh-caps=-all --no-new-privs env -i \
-        PATH=/opt/attr-actors/bin:/usr/bin:/bin HOME=/tmp RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 \
-        NVRX_ATTRSVC_ALLOWED_ROOT=/logs NVRX_ATTRSVC_CACHE_FILE=/var/lib/attr-actors/ledger.db "$@"; }
-    inside sh -c "id; touch /usr/probe 2>&1 || true; touch /logs/probe 2>&1 || true"
-    inside nvrx-attrsvc --version
-    inside nvrx-attrsvc &
+    inside=(chroot "$root" setpriv --reuid 10001 --regid 10001 --clear-groups --inh-caps=-all --no-new-privs env -i
+        PATH=/opt/attr-actors/bin:/usr/bin:/bin HOME=/tmp RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+        NVRX_ATTRSVC_ALLOWED_ROOT=/logs NVRX_ATTRSVC_CACHE_FILE=/var/lib/attr-actors/ledger.db)
+    "${inside[@]}" sh -c "id; touch /usr/probe 2>&1 || true; touch /logs/probe 2>&1 || true"
+    "${inside[@]}" nvrx-attrsvc --version
+    "${inside[@]}" nvrx-attrsvc &
     service=$!
     for _ in $(seq 120); do
-        inside wget -q -T 4 -O /dev/null "http://127.0.0.1:8000/healthz?ready=true" && break
+        "${inside[@]}" wget -q -T 4 -O /dev/null "http://127.0.0.1:8000/healthz?ready=true" && break
         kill -0 "$service" || exit 1
         sleep 1
     done
     for log in "$logs"/*; do
-        inside wget -q -T 60 -O - "http://127.0.0.1:8000/logs?log_path=/logs/$(basename "$log")" | head -c 600
+        "${inside[@]}" wget -q -T 60 -O - "http://127.0.0.1:8000/logs?log_path=/logs/$(basename "$log")" | head -c 600
         echo
     done
-    inside ls -l /var/lib/attr-actors
+    "${inside[@]}" ls -l /var/lib/attr-actors
     kill -TERM "$service"
-    wait "$service"
-    echo "the service ended with exit code $?"
+    code=0
+    wait "$service" || code=$?
+    echo "the service ended with exit code $code"
+    exit "$code"
 ' try-image "$root" "$logs"

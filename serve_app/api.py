@@ -8,24 +8,28 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 import attr_actors
+from attr_actors.core.access import ANYONE, Caller
+from attr_actors.core.exposition import render_exposition
 from attr_actors.errors import AttrError
 from attr_actors.models import JobMode
 from attr_actors.settings import Settings
 from serve_app.bodies import ErrorBody, HealthReply, InflightReply, JobsReply, ResultReply, SubmitBody, SubmitReply
+from serve_app.error_replies import error_body, error_headers
+from serve_app.figures import SECONDS
 from serve_app.mcp_door import add_mcp
+from serve_app.overview import Overview
 from serve_app.service import AttributionService, ResultQuery
 from serve_app.stats import group
 
 logger = logging.getLogger("attr_actors.api")
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_parameter"}
-RETRY_AFTER_DEFAULT_S = 2
-"""What a 429 or 503 without a better guess tells the client to wait: a killed actor is back within about a second."""
+EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 LogPathParam = Annotated[str, Query(description="Absolute path of the log inside the allowed root.")]
 Pretty = Annotated[bool, Query(description="Indent the JSON for people.")]
@@ -37,7 +41,7 @@ def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody} for status in (*statuses, 422, 500, 503)}
 
 
-def build_api(settings: Settings, service: AttributionService) -> FastAPI:
+def build_api(settings: Settings, service: AttributionService, overview: Overview) -> FastAPI:
     """Return the app of one replica."""
     api = FastAPI(
         title="attr-actors",
@@ -47,20 +51,20 @@ def build_api(settings: Settings, service: AttributionService) -> FastAPI:
     )
     _add_error_handlers(api)
     _add_log_routes(api, service)
-    _add_introspection_routes(api, service)
+    _add_introspection_routes(api, service, overview)
     add_mcp(api, settings, service)
     return api
 
 
 def _add_log_routes(api: FastAPI, service: AttributionService) -> None:
-    @api.post("/logs", response_model=SubmitReply, responses=error_docs(400, 403, 404, 429))
-    async def submit(body: SubmitBody) -> Response:
+    @api.post("/logs", response_model=SubmitReply, responses=error_docs(400, 401, 403, 404, 429))
+    async def submit(body: SubmitBody, request: Request) -> Response:
         """Register a job's log. Returns at once; ``terminal`` starts the analysis."""
-        service.requests["submit"] += 1
-        return _json(await service.submit(body))
+        return _json(await service.submit(body, _caller(request).root))
 
-    @api.get("/logs", response_model=ResultReply, responses=error_docs(400, 403, 404, 429))
+    @api.get("/logs", response_model=ResultReply, responses=error_docs(400, 401, 403, 404, 429))
     async def result(
+        request: Request,
         log_path: LogPathParam,
         wl_restart: Annotated[int | None, Query(ge=0, description="Workload cycle, from 0; all cycles without it.")] = None,
         wait: Annotated[bool, Query(description="false never starts work and returns what is known.")] = True,
@@ -69,17 +73,18 @@ def _add_log_routes(api: FastAPI, service: AttributionService) -> None:
         all_files: Annotated[bool, Query(description="Splitlog: every complete file, under ``files``.")] = False,
     ) -> Response:
         """Tell why the job died."""
-        service.requests["result"] += 1
-        return _json(await service.result(ResultQuery(log_path, wl_restart, wait, timeout_s, file, all_files)))
+        query = ResultQuery(log_path, wl_restart, wait, timeout_s, file, all_files, _caller(request).root)
+        reply = await service.result(query)
+        request.state.basis, request.state.joined = reply.basis, reply.joined
+        return _json(reply)
 
-    @api.get("/print", response_class=PlainTextResponse, responses=error_docs(400, 403, 404, 429))
-    async def preview(log_path: LogPathParam) -> Response:
+    @api.get("/print", response_class=PlainTextResponse, responses=error_docs(400, 401, 403, 404, 429))
+    async def preview(request: Request, log_path: LogPathParam) -> Response:
         """Show the first 4096 bytes of a log."""
-        service.requests["preview"] += 1
-        return Response(await service.preview(log_path), media_type="text/plain; charset=utf-8")
+        return Response(await service.preview(log_path, _caller(request).root), media_type="text/plain; charset=utf-8")
 
 
-def _add_introspection_routes(api: FastAPI, service: AttributionService) -> None:
+def _add_introspection_routes(api: FastAPI, service: AttributionService, overview: Overview) -> None:
     @api.get("/", response_class=PlainTextResponse)
     async def root() -> Response:
         """Answer quickly: old monitors probe here."""
@@ -88,16 +93,20 @@ def _add_introspection_routes(api: FastAPI, service: AttributionService) -> None
     @api.get("/healthz", response_model=HealthReply, responses=error_docs())
     async def health(ready: bool = False, pretty: Pretty = False, indent: Indent = None) -> Response:
         """Tell how the service is; with ``ready`` 503 until all actors answer."""
-        reply = await service.health()
+        reply = await overview.health()
         return _json(reply, pretty, indent, status=503 if ready and reply.status == "fail" else 200)
 
-    @api.get("/stats", responses=error_docs())
+    @api.get("/stats", responses=error_docs(401, 403))
     async def stats(pretty: Pretty = False, indent: Indent = None) -> Response:
         """Return the counters by group."""
-        counters = await service.counters() | {f"requests.{name}": float(n) for name, n in service.requests.items()}
-        return _json(group(counters), pretty, indent)
+        return _json(group(await overview.counters()), pretty, indent)
 
-    @api.get("/jobs", response_model=JobsReply, responses=error_docs())
+    @api.get("/metrics", response_class=PlainTextResponse, responses=error_docs(401, 403))
+    async def metrics() -> Response:
+        """Return the counters of all replicas and actors for Prometheus."""
+        return Response(render_exposition(await overview.counters(), SECONDS), media_type=EXPOSITION_TYPE)
+
+    @api.get("/jobs", response_model=JobsReply, responses=error_docs(401, 403))
     async def jobs(
         mode: JobMode | None = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
@@ -108,7 +117,7 @@ def _add_introspection_routes(api: FastAPI, service: AttributionService) -> None
         """Return one page of tracked jobs, newest first."""
         return _json(await service.jobs(mode, limit, offset), pretty, indent)
 
-    @api.get("/inflight", response_model=InflightReply, responses=error_docs())
+    @api.get("/inflight", response_model=InflightReply, responses=error_docs(401, 403))
     async def inflight(pretty: Pretty = False, indent: Indent = None) -> Response:
         """Return the analyses under way."""
         return _json(await service.inflight(), pretty, indent)
@@ -126,10 +135,7 @@ def _json(body: BaseModel | dict[str, Any], pretty: bool = False, indent: int | 
 def _add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(AttrError)
     async def on_attr_error(request: Request, exc: AttrError) -> Response:
-        headers = {}
-        if exc.http_status in (429, 503):
-            headers["Retry-After"] = str(max(1, round(exc.retry_after_s or RETRY_AFTER_DEFAULT_S)))
-        return _error(exc.http_status, exc.code, exc.message, headers=headers)
+        return _error(exc.http_status, exc.code, exc.message, headers=error_headers(exc))
 
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, exc: HTTPException) -> Response:
@@ -157,5 +163,10 @@ def _http_message(request: Request, exc: HTTPException) -> str:
 
 
 def _error(status: int, code: str, message: str, details: Any = None, headers: dict[str, str] | None = None, **more: str) -> Response:
-    body = {"error_code": code, "message": message, "details": details, **more}
-    return JSONResponse(body, status_code=status, headers=headers)
+    return Response(error_body(code, message, details, **more), status, headers, media_type="application/json")
+
+
+def _caller(request: Request) -> Caller:
+    """Return whom the door let in."""
+    caller: Caller = getattr(request.state, "caller", ANYONE)
+    return caller

@@ -1,19 +1,20 @@
-"""The Ray Serve application: opens the actors, serves the API. ``build_app`` is what Serve configs name."""
+"""The Ray Serve application: opens the actors, serves the API. ``build_app`` is what Serve configs name.
 
-from __future__ import annotations
+Serve reads the type of ``build_app``'s argument at run time to turn ``args:`` into settings, so that annotations are not postponed here.
+"""
 
 import asyncio
+import contextlib
 import logging
 
-from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
-from attr_actors.actors.cluster import open_actors
+from attr_actors.actors.cluster import mend_actors, open_actors
 from attr_actors.settings import Settings
-from serve_app.api import build_api
-from serve_app.service import AttributionService
+from serve_app.door import Door
 
 APP_NAME = "attr-actors"
 
@@ -26,18 +27,23 @@ class Ingress:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it.
         logging.getLogger("attr_actors").setLevel(settings.log_level_name)
         self._settings = settings
-        actors = await asyncio.to_thread(open_actors, settings)
-        self._service = AttributionService(settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers, actors.gate)
+        self._door = Door(settings, await asyncio.to_thread(open_actors, settings))
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._settings, self._service)
+    async def check_health(self) -> None:
+        """Mend the supervision plan; Serve asks each replica every few seconds. A silent Ray head is no fault of the replica."""
+        with contextlib.suppress(RayError):
+            await asyncio.to_thread(mend_actors, self._settings)
+
+    def __serve_build_asgi_app__(self) -> Door:
+        return self._door
 
 
 def build_app(args: Settings) -> Application:
     """Return the application; in a Serve config ``args:`` win over the environment, and that over the defaults."""
+    args.check_reach()
     return Ingress.options(  # type: ignore[attr-defined, no-any-return]
         ray_actor_options={"num_cpus": args.process_cpus},
-        max_ongoing_requests=1000,
+        max_ongoing_requests=10 * args.waiting_requests_max,  # The door refuses before that, and lets probes and kept replies through.
         graceful_shutdown_timeout_s=20,
         health_check_period_s=5,
         health_check_timeout_s=20,

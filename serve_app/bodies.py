@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from attr_actors.models import Attribution, Flight, Intent, JobMode, JobView
+from attr_actors.models import Analysis, Attribution, Flight, Intent, JobMode, JobView
 
 
 class SubmitBody(BaseModel):
@@ -79,6 +79,8 @@ class ResultReply(BaseModel):
     attribution: Attribution | None = None
     degraded: str | None = None
     files: list[ResultReply] | None = None
+    basis: Analysis | None = Field(None, exclude=True, description="What the reply stands on, if nothing but this log decides it.")
+    joined: bool = Field(False, exclude=True, description="The answer came from a flight that was under way when it was asked for.")
 
     @model_serializer(mode="wrap")
     def _leave_out_what_does_not_apply(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import secrets
@@ -31,8 +32,9 @@ def serve_until_stopped(
 ) -> None:
     """Serve until SIGINT or SIGTERM; call ``greet(url)`` when ready, and with ``once`` stop after it.
 
-    Raises Unavailable if the service cannot start.
+    Raises Unavailable if the service cannot start, and BadSettings if it would be open to strangers.
     """
+    settings.check_reach()
     url = f"http://{_url_host(settings.host)}:{settings.port}"
     _check_port(settings)
     with _ray(settings), _signals() as stopped, _application(settings):
@@ -73,10 +75,15 @@ def prepare_environment(nbthread: int = 1) -> None:
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + REPLICA_PORT_BLOCK - 1),
         # Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        # The second line is an option of its own in HAProxy's section of defaults, for which Ray has no switch: without it
+        # every client would have the ingress's address.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option forwardfor",
+        "FORWARDED_ALLOW_IPS": "none",  # The service reads X-Forwarded-For itself, with its own idea of whom to trust.
         "RAY_SERVE_HAPROXY_RETRIES": "5",
         # The floor of a drain is waited for at every stop; a replica here has nothing that would take its default of 30 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+        # A busy host, or a program on a shared file system, starts Ray's agents slower than its default allows (about 15 s).
+        "RAY_agent_register_timeout_ms": "60000",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # The value that Ray will default to; unset, it warns.
         "RAY_USAGE_STATS_ENABLED": "0",
     }
@@ -90,8 +97,6 @@ def prepare_environment(nbthread: int = 1) -> None:
 def _ray(settings: Settings) -> Iterator[None]:
     prepare_environment()
     import ray
-
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
     address = os.environ.get("RAY_ADDRESS", "local")
     local: dict[str, Any] = {"include_dashboard": False, "num_cpus": os.cpu_count()} if address == "local" else {}
@@ -109,6 +114,7 @@ def _application(settings: Settings) -> Iterator[None]:
     from attr_actors.actors.cluster import stop_actors
     from serve_app.app import APP_NAME, build_app
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # Serve sets it when it is imported.
     serve.start(http_options={"host": settings.host, "port": settings.port})
     try:
         try:
@@ -120,7 +126,8 @@ def _application(settings: Settings) -> Iterator[None]:
         serve.delete(APP_NAME)
         stop_actors(settings)
         if os.environ.get("RAY_ADDRESS", "local") == "local":
-            serve.shutdown()  # type: ignore[no-untyped-call]  # Ends HAProxy, which would outlive Ray.
+            with contextlib.redirect_stderr(io.StringIO()):  # Ray reports the end of its own controller as an error.
+                serve.shutdown()  # type: ignore[no-untyped-call]  # Ends HAProxy, which would outlive Ray.
 
 
 def _why(app_name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel
 
+from attr_actors.core.access import narrower_root
 from attr_actors.core.paths import LogPath, admit
 from attr_actors.core.reading import Excerpt, read_window, search_log
 from attr_actors.core.terminal import plain, shorten
@@ -63,12 +64,12 @@ class Tools:
         if not 0 < wait_s <= WAIT_S_MAX:
             raise InvalidParameter(f"wait_s must be above 0 and at most {WAIT_S_MAX:g}")
         log = await self._admit(log_path, root)
-        return render_answer(log.path, await self._service.result(ResultQuery(log.path, timeout_s=wait_s)))
+        return render_answer(log.path, await self._service.result(ResultQuery(log.path, timeout_s=wait_s, root=root)))
 
     async def get_attribution(self, log_path: str, root: str | None, file: str | None, wl_restart: int | None) -> Answer:
         """Return what is known, starting nothing."""
         log = await self._admit(log_path, root)
-        return render_answer(log.path, await self._service.result(ResultQuery(log.path, wl_restart, wait=False, file=file)))
+        return render_answer(log.path, await self._service.result(ResultQuery(log.path, wl_restart, wait=False, file=file, root=root)))
 
     async def list_jobs(self, root: str | None, mode: JobMode | None, limit: int, offset: int) -> JobList:
         """Return one page of jobs; not for a caller with a root of its own, because it shows everybody's."""
@@ -93,7 +94,8 @@ class Tools:
         return await self._read(lambda: read_window(log, first_line, count))
 
     async def _admit(self, log_path: str, root: str | None) -> LogPath:
-        return await self._read(lambda: admit(log_path, root or self._settings.allowed_root))
+        allowed = self._settings.allowed_root
+        return await self._read(lambda: admit(log_path, narrower_root(root, allowed) if root else allowed))
 
     async def _read(self, work: Callable[[], T]) -> T:
         """Touch the file system in a thread, with a limit."""

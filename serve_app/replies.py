@@ -32,6 +32,8 @@ def completed_reply(analysis: Analysis, wl_restart: int | None) -> ResultReply:
         recommendation=recommend(cycles[-1]),
         attribution=cycles[-1],
         degraded=cycles[-1].degraded,
+        joined=analysis.joined,
+        basis=None if analysis.degraded else analysis,  # A degraded answer is refreshed by a later request.
     )
 
 

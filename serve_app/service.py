@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from attr_actors.core.paths import LogPath, admit, check_readable, open_log
+from attr_actors.core.access import narrower_root
+from attr_actors.core.paths import LogPath, admit, check_readable, is_inside, open_log, stat_log
 from attr_actors.core.splitlog import cycle_id_from_path, job_id_from_path, select_files
-from attr_actors.errors import AnalysisFailed, AttrError, BusyError, EmptyFile, RequestError, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle, pick
-from attr_actors.models import Analysis, AnalyzeRequest, Health, JobMode, JobView, Peek, Requester, Submission
+from attr_actors.core.validity import is_valid
+from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, OutsideRoot, RequestError
+from attr_actors.file_threads import FileThreads
+from attr_actors.handles import Actors, pick
+from attr_actors.models import Analysis, AnalyzeRequest, JobMode, JobView, Peek, Requester, Submission
 from attr_actors.settings import Settings
 from serve_app.bodies import (
     FlightBody,
-    HealthReply,
     InflightReply,
     JobBody,
     JobGroup,
@@ -31,7 +31,6 @@ from serve_app.bodies import (
 from serve_app.replies import completed_reply, error_reply, splitlog_reply, timeout_reply, unfinished_reply
 
 T = TypeVar("T")
-AnyHandle = LedgerHandle | TrackerHandle | AnalyzerHandle | NotifierHandle | ModelGateHandle
 
 PREVIEW_BYTES = 4096
 """What GET /print shows, as the predecessor did."""
@@ -39,8 +38,8 @@ PREVIEW_BYTES = 4096
 FILES_AT_A_TIME = 16
 """Log files of one ``all_files`` request that are asked for together, so that one client cannot fill the queues."""
 
-HEALTH_AGE_MAX_S = 1.0
-"""Health is asked of the actors at most this often per replica: load balancers probe more often than it changes."""
+FILE_REQUESTS_MAX = 1000
+"""Requests of one replica that may wait for one file system; more are refused."""
 
 
 @dataclass(frozen=True)
@@ -53,33 +52,29 @@ class ResultQuery:
     timeout_s: float | None = None
     file: str | None = None
     all_files: bool = False
+    root: str | None = None
 
 
 class AttributionService:
     """What the HTTP routes do. One per replica; holds nothing that another replica would miss."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        ledger: LedgerHandle,
-        tracker: TrackerHandle,
-        analyzers: tuple[AnalyzerHandle, ...],
-        notifiers: tuple[NotifierHandle, ...] = (),
-        gate: ModelGateHandle | None = None,
-    ) -> None:
+    def __init__(self, settings: Settings, actors: Actors) -> None:
         self._settings = settings
-        self._ledger = ledger
-        self._tracker = tracker
-        self._analyzers = analyzers
-        self._gate = gate
-        self._notifiers = notifiers
-        self._files = ThreadPoolExecutor(16, thread_name_prefix="files")
-        self._health: tuple[float, HealthReply] | None = None
-        self.requests: Counter[str] = Counter()
+        self._tracker = actors.tracker
+        self._analyzers = actors.analyzers
+        self._files = FileThreads("files", settings.file_threads, FILE_REQUESTS_MAX)
 
-    async def submit(self, body: SubmitBody) -> SubmitReply:
-        """Register a job (POST /logs). Durable when it returns."""
-        log = await self._file(lambda: self._announce(body.log_path))
+    def gauges(self) -> dict[str, float]:
+        """Return what the threads on files are held up by, for the figures."""
+        return {"files.threads_stuck": float(self._files.stuck), "files.mounts_hung": float(len(self._files.hung_mounts()))}
+
+    def issues(self) -> list[str]:
+        """Return what an operator must mend."""
+        return [f"the file system at '{point}' does not answer" for point in self._files.hung_mounts()]
+
+    async def submit(self, body: SubmitBody, root: str | None = None) -> SubmitReply:
+        """Register a job (POST /logs). Durable when it returns. ``root`` confines the caller further."""
+        log = await self._file(body.log_path, lambda: self._announce(body.log_path, self._root(root)))
         job = await self._tracker.submit(
             Submission(path=log.path, user=body.user, job_id=body.job_id, cycle_id=body.cycle_id, intent=body.analysis_intent)
         )
@@ -93,16 +88,17 @@ class AttributionService:
 
     async def result(self, query: ResultQuery) -> ResultReply:
         """Answer why a job died (GET /logs)."""
-        log = await self._file(lambda: admit(query.log_path, self._settings.allowed_root))
+        log = await self._file(query.log_path, lambda: admit(query.log_path, self._root(query.root)))
         job = await self._job(log.path, query)
         if job is None or job.mode is not JobMode.SPLITLOG:
             select_files((log.path,), True, query.file, False)
             return await self._answer(log, job, query)
         logs = [LogPath(path, log.root) for path in select_files(job.log_files, job.terminated, query.file, query.all_files)]
         if not query.all_files:
-            return splitlog_reply(await self._answer(logs[-1], job, query), job, logs[-1].path)
+            reply = splitlog_reply(await self._answer(logs[-1], job, query), job, logs[-1].path)
+            return reply if query.file else reply.model_copy(update={"basis": None})  # The next file changes which one is the last.
         replies = await self._answers(logs, job, query)
-        return replies[-1].model_copy(update={"files": replies})
+        return replies[-1].model_copy(update={"files": replies, "basis": None})
 
     async def _job(self, path: str, query: ResultQuery) -> JobView | None:
         """Return the job with its present files. The first GET that waits for the job's end ends it."""
@@ -128,6 +124,8 @@ class AttributionService:
         return list(await asyncio.gather(*(answer(log) for log in logs)))
 
     async def _answer(self, log: LogPath, job: JobView | None, query: ResultQuery) -> ResultReply:
+        if not is_inside(log.path, log.root):  # A log may name a LOGS_DIR beyond the caller's root.
+            raise OutsideRoot(f"'{log.path}' is outside the allowed root")
         if not query.wait:
             return await self._known(log, query)
         analysis = await self._analysis(AnalyzeRequest(path=log.path, requester=requester(log.path, job)), query.timeout_s)
@@ -135,9 +133,18 @@ class AttributionService:
             return timeout_reply(analysis, query.wl_restart, self._limit(query.timeout_s))
         return completed_reply(analysis, query.wl_restart)
 
-    async def preview(self, log_path: str) -> bytes:
+    async def still_stands(self, basis: Analysis) -> bool:
+        """Tell by the ledger's rule whether an answer may be served again, looking at its log."""
+        settings, path = self._settings, basis.snapshot.path
+        try:
+            seen = await self._file(path, lambda: stat_log(admit(path, settings.allowed_root)))
+        except AttrError:
+            return False
+        return is_valid(basis, time.time(), settings.cache_grace_period_seconds, settings.entry_age_max_s, seen.st_size, seen.st_mtime_ns)
+
+    async def preview(self, log_path: str, root: str | None = None) -> bytes:
         """Return the first 4096 bytes of a log, cut at a character boundary (GET /print)."""
-        return await self._file(lambda: _read_head(admit(log_path, self._settings.allowed_root)))
+        return await self._file(log_path, lambda: _read_head(admit(log_path, self._root(root))))
 
     async def jobs(self, mode: JobMode | None, limit: int, offset: int) -> JobsReply:
         """Return one page of tracked jobs (GET /jobs)."""
@@ -160,47 +167,11 @@ class AttributionService:
         flights = [FlightBody.of(f) for group in await asyncio.gather(*(a.flights() for a in self._analyzers)) for f in group]
         return InflightReply(count=len(flights), paths=[f.path for f in flights], entries=flights)
 
-    async def counters(self) -> dict[str, float]:
-        """Return the summed counters of all actors by dotted name (the source of GET /stats)."""
-        handles: list[AnyHandle] = [self._ledger, self._tracker, *self._analyzers, *self._notifiers, *([self._gate] if self._gate else [])]
-        total: Counter[str] = Counter()
-        for stats in await asyncio.gather(*(handle.stats() for handle in handles)):
-            total.update(stats.counts)
-        return dict(total) | self._processes(await self._ask_actors())
-
-    def _processes(self, answers: list[Health]) -> dict[str, float]:
-        """Return process id and uptime per actor, and this replica's."""
-        shown = {"actors.replica.pid": float(os.getpid())}
-        for answer in answers:
-            shown[f"actors.{answer.name}.pid"] = answer.pid
-            shown[f"actors.{answer.name}.uptime_s"] = time.time() - answer.started_at if answer.pid else 0.0
-        return shown
-
-    async def health(self) -> HealthReply:
-        """Return the state of the service and its actors (GET /healthz), at most a second old."""
-        if self._health is None or time.monotonic() - self._health[0] > HEALTH_AGE_MAX_S:
-            self._health = (time.monotonic(), await self._ask_health())
-        return self._health[1]
-
-    async def _ask_health(self) -> HealthReply:
-        answers = await self._ask_actors()
-        issues = [f"{a.name}: {issue}" for a in answers for issue in a.issues]
-        if any(a.failing for a in answers):
-            return HealthReply(status="fail", issues=issues)
-        return HealthReply(status="degraded" if issues else "ok", issues=issues)
-
-    async def _ask_actors(self) -> list[Health]:
-        named: list[tuple[str, AnyHandle]] = [("ledger", self._ledger), ("tracker", self._tracker)]
-        named += [(f"analyzer-{i}", a) for i, a in enumerate(self._analyzers)]
-        named += [(f"notifier-{sink}", n) for sink, n in zip(self._settings.sink_names, self._notifiers, strict=False)]
-        named += [("model-gate", self._gate)] if self._gate else []
-        return await asyncio.gather(*(_health_of(name, handle) for name, handle in named))
-
     async def _known(self, log: LogPath, query: ResultQuery) -> ResultReply:
         peek = await pick(self._analyzers, log.path).peek(log.path)
         if peek.status == "completed" and peek.analysis:
             return completed_reply(peek.analysis, query.wl_restart)
-        await self._file(lambda: _check_not_empty(log))
+        await self._file(log.path, lambda: _check_not_empty(log))
         return unfinished_reply(peek)
 
     async def _analysis(self, request: AnalyzeRequest, timeout_s: float | None) -> Analysis | Peek:
@@ -214,22 +185,21 @@ class AttributionService:
     def _limit(self, timeout_s: float | None) -> float:
         return min(timeout_s or self._settings.compute_timeout, self._settings.compute_timeout)
 
-    def _announce(self, log_path: str) -> LogPath:
+    def _root(self, callers: str | None) -> str:
+        return narrower_root(callers, self._settings.allowed_root) if callers else self._settings.allowed_root
+
+    def _announce(self, log_path: str, root: str) -> LogPath:
         """Check a path of a POST: the file may not exist yet, because schedulers announce a job before its output."""
-        log = admit(log_path, self._settings.allowed_root)
+        log = admit(log_path, root)
         if os.path.lexists(log.path):
             check_readable(log)
         elif not os.path.isdir(os.path.dirname(log.path)):
             check_readable(log)  # Raises the error that names what is missing.
         return log
 
-    async def _file(self, work: Callable[[], T]) -> T:
-        """Touch the file system in a thread, with a limit: a hung mount stalls only its own requests."""
-        try:
-            async with asyncio.timeout(self._settings.file_timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._files, work)
-        except TimeoutError:
-            raise Unavailable(f"the file system did not answer within {self._settings.file_timeout_s:g} s", 10.0) from None
+    async def _file(self, path: str, work: Callable[[], T]) -> T:
+        """Touch the file system in a thread, with a limit: a hung mount holds up its own requests only."""
+        return await self._files.run(path, work, self._settings.file_timeout_s)
 
 
 def requester(path: str, job: JobView | None) -> Requester:
@@ -238,14 +208,6 @@ def requester(path: str, job: JobView | None) -> Requester:
         return Requester(job_id=job_id_from_path(path), cycle_id=cycle_id_from_path(path))
     cycle_id = job.cycle_id if path == job.path else cycle_id_from_path(path)
     return Requester(user=job.user, job_id=job.job_id or job_id_from_path(path), cycle_id=cycle_id)
-
-
-async def _health_of(name: str, handle: AnyHandle) -> Health:
-    try:
-        return await handle.health()
-    except BusyError as exc:
-        down = Health(name=name, version="", fingerprint="", pid=0, started_at=0, issues=(exc.message,), failing=name == "ledger")
-        return down
 
 
 def _check_not_empty(log: LogPath) -> None:

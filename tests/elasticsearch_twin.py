@@ -7,6 +7,8 @@ import json
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import httpx
+
 from tests.loopback import Loopback, Reply, Request
 
 TYPES = {"long": int, "double": (int, float), "date": int, "keyword": (str, list), "text": str}
@@ -83,3 +85,28 @@ class ElasticsearchTwin(Loopback):
 
 def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+class TooBusy(Loopback):
+    """A proxy in front of a real Elasticsearch that answers 429 while ``busy``, as a cluster with full queues does."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._target = url
+        self.busy = False
+        self.refused = 0
+
+    def answer(self, request: Request) -> Reply:
+        if self.busy:
+            self.refused += 1
+            body = {
+                "error": {"type": "es_rejected_execution_exception", "reason": "rejected execution of coordinating operation"},
+                "status": 429,
+            }
+            return Reply(429, body, {"X-Elastic-Product": "Elasticsearch"})
+        headers = {name: value for name, value in request.headers.items() if name in ("accept", "content-type", "authorization")}
+        try:
+            reply = httpx.request(request.method, self._target + request.path, content=request.body, headers=headers, timeout=30)
+        except httpx.HTTPError:
+            return Reply(503, b"", {}, "text/plain")
+        return Reply(reply.status_code, reply.content, {"X-Elastic-Product": "Elasticsearch"}, reply.headers["content-type"])

@@ -7,7 +7,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import attr_actors
@@ -20,12 +19,16 @@ from attr_actors.core.engine import Engine
 from attr_actors.core.following import Following
 from attr_actors.core.paths import LogPath, admit, check_readable, stat_log
 from attr_actors.core.validity import in_grace, is_valid
-from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, NotFound, Overloaded, Unavailable
+from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, NotFound, Overloaded
+from attr_actors.file_threads import FileThreads
 from attr_actors.handles import LedgerHandle, ModelGateHandle
 from attr_actors.models import Analysis, AnalyzeRequest, Flight, Health, Peek, Recording, Snapshot, Stats
 from attr_actors.settings import Settings
 
 T = TypeVar("T")
+
+LOOK_SLOTS = 4
+"""Stats at a time and mount: they must not wait for scans."""
 
 ATTEMPTS_MAX = 3
 """One try and two retries on a fresh process: a log that kills its reader must not become a crash loop."""
@@ -45,14 +48,19 @@ class Analyzer:
         self._flights: SingleFlight[Analysis] = SingleFlight(settings.flights_max)
         self._opinion = open_second_opinion(settings, gate, ledger, self._engine.rows) if gate else None
         self._opinions: SingleFlight[Analysis] = SingleFlight(settings.flights_max)
-        self._threads = ThreadPoolExecutor(settings.scan_threads, thread_name_prefix="scan")
+        self._scans = FileThreads("scan", settings.scan_threads, settings.flights_max)
+        self._looks = FileThreads("look", LOOK_SLOTS, settings.flights_max)
         self._followed = FollowedLogs(self._read_on, settings.followed_max)
         self._counts: Counter[str] = Counter()
         self._started_at = time.time()
 
     async def analyze(self, request: AnalyzeRequest) -> Analysis:
         """Return the answer for a path, from the ledger if it still holds, else from one shared analysis."""
-        return await self._flights.join(request.path, lambda: self._answer(request))
+        joined = request.path in self._flights
+        if joined and not request.background:
+            self._scans.hurry(request.path, request.path)
+        analysis = await self._flights.join(request.path, lambda: self._answer(request))
+        return analysis.model_copy(update={"joined": True}) if joined else analysis
 
     async def start(self, request: AnalyzeRequest) -> None:
         """Start the analysis of a path and return at once."""
@@ -79,6 +87,7 @@ class Analyzer:
     async def stats(self) -> Stats:
         """Return the counters since this process started."""
         counts = dict(self._counts)
+        counts["flights.oldest_s"] = max((elapsed for _, _, elapsed, _ in self._flights.flights()), default=0.0)  # type: ignore[assignment]
         counts |= {"flights.now": len(self._flights), "flights.started": self._flights.started, "flights.joined": self._flights.joined}
         if self._opinion:
             counts |= self._opinion.counts | {"llm.flights": len(self._opinions)}
@@ -92,6 +101,7 @@ class Analyzer:
             fingerprint=self._settings.fingerprint(),
             pid=os.getpid(),
             started_at=self._started_at,
+            issues=tuple(f"the file system at '{point}' does not answer" for point in self._scans.hung_mounts()),
         )
 
     async def _answer(self, request: AnalyzeRequest) -> Analysis:
@@ -102,7 +112,7 @@ class Analyzer:
                 self._start_opinion(stored, request)
             return stored
         self._counts["cache.misses"] += 1
-        analysis = await self._scan(request.path)
+        analysis = await self._scan(request)
         if self._opinion and self._opinion.wanted(analysis):
             analysis = self._opinion.announce(analysis)
         await self._ledger.record((Recording(analysis=analysis, requester=request.requester),))
@@ -127,7 +137,7 @@ class Analyzer:
 
     async def _consider(self, analysis: Analysis, request: AnalyzeRequest) -> Analysis:
         assert self._opinion is not None
-        log = await self._in_thread(lambda: admit(request.path, self._settings.allowed_root))
+        log = await self._look(request.path, lambda: admit(request.path, self._settings.allowed_root))
         found = await self._opinion.consider(analysis, log, request.requester)
         stored = await self._ledger.lookup(request.path)
         if stored is None or stored.snapshot != analysis.snapshot or stored.engine != analysis.engine:
@@ -144,14 +154,15 @@ class Analyzer:
         if in_grace(stored, now, settings.cache_grace_period_seconds):
             return True
         try:
-            seen = await self._in_thread(lambda: _snapshot(admit(stored.snapshot.path, settings.allowed_root)))
+            seen = await self._look(stored.snapshot.path, lambda: _snapshot(admit(stored.snapshot.path, settings.allowed_root)))
         except NotFound:
             return False
         return is_valid(stored, now, settings.cache_grace_period_seconds, settings.entry_age_max_s, seen.size, seen.mtime_ns)
 
-    async def _scan(self, path: str) -> Analysis:
-        log = await self._in_thread(lambda: admit(path, self._settings.allowed_root))
-        snapshot = await self._in_thread(lambda: _readable(log))  # What cannot be read at all is no attempt.
+    async def _scan(self, request: AnalyzeRequest) -> Analysis:
+        path, timeout_s = request.path, self._settings.compute_timeout
+        log = await self._look(path, lambda: admit(path, self._settings.allowed_root))
+        snapshot = await self._look(path, lambda: _readable(log))  # What cannot be read at all is no attempt.
         attempts = await self._ledger.begin_attempt(snapshot, self._engine.fingerprint)
         if attempts > ATTEMPTS_MAX:
             raise AnalysisFailed(f"'{path}' ended its reader {ATTEMPTS_MAX} times; it is tried again when the file changes")
@@ -160,26 +171,25 @@ class Analyzer:
             followed = await self._followed.take(path)
             self._counts["follow.used"] += followed is not None
             if attempts == 1:
-                analysis = await self._in_thread(lambda: self._engine.analyze(log, followed=followed))
+                analysis = await self._scans.run(
+                    path, lambda: self._engine.analyze(log, followed=followed), timeout_s, request.background, ticket=path
+                )
             else:  # The process of the last attempt died, perhaps of this log: read it where nothing else can be hurt.
                 analysis = await analyze_isolated(log, self._settings.engine, self._settings.compute_timeout)
         finally:
             self._counts["compute.seconds"] += time.monotonic() - started  # type: ignore[assignment]
         self._counts["compute.completed"] += 1
         self._counts["compute.bytes"] += analysis.log_bytes
+        self._counts.update(f"verdicts.{cycle.category}.{cycle.action}" for cycle in analysis.cycles)
         return analysis
 
     async def _read_on(self, path: str, followed: Following | None) -> Following:
-        log = await self._in_thread(lambda: admit(path, self._settings.allowed_root))
+        log = await self._look(path, lambda: admit(path, self._settings.allowed_root))
         self._counts["follow.reads"] += 1
-        return await self._in_thread(lambda: self._engine.follow(log, followed))
+        return await self._scans.run(path, lambda: self._engine.follow(log, followed), self._settings.compute_timeout, background=True)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        try:
-            async with asyncio.timeout(self._settings.compute_timeout):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except TimeoutError:
-            raise Unavailable(f"the file system did not answer within {self._settings.compute_timeout:g} s", 30.0) from None
+    async def _look(self, path: str, work: Callable[[], T]) -> T:
+        return await self._looks.run(path, work, self._settings.file_timeout_s)
 
 
 def _snapshot(log: LogPath) -> Snapshot:

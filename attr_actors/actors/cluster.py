@@ -22,12 +22,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import attr_actors
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.limiter import Limiter
+from attr_actors.actors.meter import Meter
 from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.adapters.llm_keys import key_source
 from attr_actors.errors import AttrError, LedgerFault, Overloaded, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle, ModelGateHandle, NotifierHandle, TrackerHandle
+from attr_actors.handles import Actors, LedgerHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
@@ -70,6 +72,8 @@ def plan(settings: Settings) -> list[Spec]:
     analyzers = [f"analyzer-{i}" for i in range(settings.analyzers)]
     return [
         Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False, needs_ledger_file=True),
+        Spec("limiter", Limiter, lambda s, _: (s,)),
+        Spec("meter", Meter, lambda s, _: (s,)),
         Spec("model-gate", ModelGate, lambda s, up: (s, up["ledger"], key_source(s))),
         *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name, up["model-gate"])) for name in analyzers],  # type: ignore[misc]
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
@@ -127,17 +131,6 @@ class RemoteHandle:
         return Unavailable(f"the {name} is restarting", 2.0)
 
 
-@dataclass(frozen=True)
-class Actors:
-    """The handles of all actors."""
-
-    ledger: LedgerHandle
-    tracker: TrackerHandle
-    analyzers: tuple[AnalyzerHandle, ...]
-    notifiers: tuple[NotifierHandle, ...]
-    gate: ModelGateHandle
-
-
 def handles(settings: Settings) -> dict[str, Any]:
     """Return a handle per actor of the plan, without starting anything."""
     return {s.name: RemoteHandle(s.name, settings.ray_namespace, settings.call_timeout_s) for s in plan(settings)}
@@ -145,15 +138,17 @@ def handles(settings: Settings) -> dict[str, Any]:
 
 def find_actors(settings: Settings) -> Actors:
     """Return handles of the actors that ``open_actors`` started, here or elsewhere on the cluster."""
-    found = handles(settings)
-    analyzers = tuple(found[f"analyzer-{i}"] for i in range(settings.analyzers))
-    notifiers = tuple(found[f"notifier-{sink}"] for sink in settings.sink_names)
+    return _bundle(handles(settings), settings.analyzers)
+
+
+def _bundle(found: dict[str, Any], analyzers: int) -> Actors:
     return Actors(
         found["ledger"],
         found["tracker"],
-        cast(tuple[AnalyzerHandle, ...], analyzers),
-        cast(tuple[NotifierHandle, ...], notifiers),
-        found["model-gate"],
+        tuple(found[f"analyzer-{i}"] for i in range(analyzers)),
+        found["limiter"],
+        found["meter"],
+        found,
     )
 
 
@@ -174,16 +169,9 @@ def join_actors(settings: Settings) -> Actors | None:
     """
     names = {a["name"] for a in ray.util.list_named_actors(all_namespaces=True) if a["namespace"] == settings.ray_namespace}
     analyzers = sum(name.startswith("analyzer-") for name in names)
-    if not analyzers or not {"ledger", "tracker"} <= names:
+    if not analyzers or not {"ledger", "tracker", "limiter", "meter", "model-gate"} <= names:
         return None
-    found: Any = {name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in names | {"model-gate"}}
-    return Actors(
-        found["ledger"],
-        found["tracker"],
-        tuple(found[f"analyzer-{i}"] for i in range(analyzers)),
-        tuple(found[name] for name in sorted(names) if name.startswith("notifier-")),
-        found["model-gate"],
-    )
+    return _bundle({name: RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s) for name in sorted(names)}, analyzers)
 
 
 def cluster_cpus() -> int:
@@ -193,12 +181,13 @@ def cluster_cpus() -> int:
 
 def start_own_ledger(settings: Settings, name: str) -> tuple[LedgerHandle, Callable[[], None]]:
     """Start a ledger on this node that ends with this program; return its handle and how to end it. Raises LedgerFault."""
+    own = f"{settings.ray_namespace}-own"  # Not among the service's actors, which are found by their namespace.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": name, "namespace": settings.ray_namespace, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    options = {"name": name, "namespace": own, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
     actor: ActorHandle[Any] = cast(Any, ray.remote(Ledger)).options(**options, scheduling_strategy=here).remote(settings)
     if _ask_health(actor, time.monotonic() + 60) is None:
         raise LedgerFault(f"the ledger '{settings.ledger_file}' could not be opened; does another process hold it?")
-    return cast(LedgerHandle, RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s)), lambda: ray.kill(actor)
+    return cast(LedgerHandle, RemoteHandle(name, own, settings.call_timeout_s)), lambda: ray.kill(actor)
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
@@ -215,13 +204,32 @@ def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
 def _open(spec: Spec, settings: Settings, up: dict[str, Any], deadline: float) -> None:
     wanted = (attr_actors.__version__, settings.fingerprint())
     while time.monotonic() < deadline:
-        actor: ActorHandle[Any] = cast(Any, ray.remote(spec.cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up))
+        actor = _create(spec, settings, up)
         health = _ask_health(actor, deadline)
         if health and (health.version, health.fingerprint) == wanted:
             return
         if health:  # Another version or other settings: make room for ours.
             ray.kill(actor, no_restart=True)
     raise Unavailable(f"the {spec.name} did not start; see the Ray logs of actor '{spec.name}'", 5.0)
+
+
+def _create(spec: Spec, settings: Settings, up: dict[str, Any]) -> ActorHandle[Any]:
+    """Return the actor of that name, made now if there is none."""
+    return cast(ActorHandle[Any], cast(Any, ray.remote(spec.cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up)))
+
+
+def mend_actors(settings: Settings) -> None:
+    """Make anew the actors that are gone for good, and touch no other.
+
+    Ray restarts an actor whose process died, but not one whose constructor failed: a ledger that restarts while the
+    frozen writer before it still has the lock is such a case. Blocks briefly.
+    """
+    up = handles(settings)
+    for spec in plan(settings):
+        try:
+            ray.get_actor(spec.name, settings.ray_namespace)
+        except ValueError:
+            _create(spec, settings, up)
 
 
 def _ask_health(actor: ActorHandle[Any], deadline: float) -> Health | None:

@@ -108,5 +108,5 @@ class Conversation:
 
     def _question(self, model: str, prompt: Prompt) -> Question:
         settings = self._settings
-        tokens_max = max(REPLY_TOKENS_MIN, min(settings.llm_max_tokens, settings.llm_context_tokens - prompt.tokens))
+        tokens_max = min(settings.llm_max_tokens, max(REPLY_TOKENS_MIN, settings.llm_context_tokens - prompt.tokens))
         return Question(model, prompt.messages, reply_schema(settings.llm_lookups_max > 0), tokens_max)

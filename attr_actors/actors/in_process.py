@@ -10,11 +10,13 @@ from typing import Any, cast
 
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.limiter import Limiter
+from attr_actors.actors.meter import Meter
 from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.adapters.llm_keys import key_source
-from attr_actors.handles import AnalyzerHandle, LedgerHandle
+from attr_actors.handles import Actors, AnalyzerHandle, LedgerHandle, Reporting
 from attr_actors.settings import Settings
 
 
@@ -52,6 +54,11 @@ class LocalActors:
         self.tracker = Tracker(settings, self.ledger, self.analyzers)
         self.notifiers = tuple(Notifier(settings, self.ledger, sink) for sink in settings.sink_names)
         self._drain_timeout_s = settings.drain_timeout_s
+        limiter, meter = Limiter(settings), Meter(settings)
+        named: dict[str, Reporting] = {"ledger": self.ledger, "limiter": limiter, "meter": meter, "model-gate": self.gate}
+        named |= {f"analyzer-{i}": analyzer for i, analyzer in enumerate(self.analyzers)} | {"tracker": self.tracker}
+        named |= {f"notifier-{sink}": notifier for sink, notifier in zip(settings.sink_names, self.notifiers, strict=True)}
+        self.handles = Actors(self.ledger, self.tracker, self.analyzers, limiter, meter, named)
 
     async def stop(self) -> None:
         """End the actors; nothing acknowledged is lost."""

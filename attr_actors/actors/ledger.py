@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from attr_actors import __version__
 from attr_actors.adapters.ledger_db import LedgerDb
 from attr_actors.adapters.ledger_upkeep import finish_import
+from attr_actors.errors import LedgerFault
 from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats, StoredReply
 from attr_actors.settings import Settings
 
@@ -22,20 +24,25 @@ class Ledger:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        """Open the ledger. Raises LedgerFault if it is foreign, of another schema, or held by another process."""
+        """Open the ledger. If it cannot be had, every call says why with LedgerFault, and tries again.
+
+        A constructor that raises would end the actor for good, and the reason (a predecessor on a lost node that still
+        holds the file, a full disk) may pass.
+        """
         self._settings = settings
         self._clock = clock
         self._started_at = clock()
         self._counts: Counter[str] = Counter()
-        self._db = LedgerDb(settings.ledger_file, settings.ledger_lock_wait_s)
-        imported = finish_import(self._db, settings.allowed_root, clock(), settings.entry_age_max_s)
-        self._counts.update({f"persistence.{name}": number for name, number in imported.items()})
+        self._sinks = settings.sink_names
+        self._opened: LedgerDb | None = None
+        with contextlib.suppress(LedgerFault):
+            self._open(settings.ledger_lock_wait_s)
 
     def lookup(self, path: str) -> Analysis | None:
         """Return the newest stored analysis of a path; the caller judges validity."""
         found = self._db.lookup(path)
-        self._counts["lookups"] += 1
-        self._counts["hits"] += found is not None
+        self._counts["persistence.lookups"] += 1
+        self._counts["persistence.hits"] += found is not None
         return found
 
     def record(self, recordings: tuple[Recording, ...]) -> None:
@@ -44,8 +51,8 @@ class Ledger:
         # Eviction comes first: on a full disk it makes the room.
         swept = self._db.sweep(now, settings.entry_age_max_s, settings.cache_grace_period_seconds, settings.outbox_keep_max_s)
         self._counts.update(swept)
-        self._db.record(recordings, settings.sink_names, now)
-        self._counts["recorded"] += len(recordings)
+        self._db.record(recordings, self._sinks, now)
+        self._counts["persistence.recorded"] += len(recordings)
 
     def begin_attempt(self, snapshot: Snapshot, engine: str) -> int:
         """Count an analysis before it starts; return how many started, this one included, since the last was recorded."""
@@ -66,7 +73,7 @@ class Ledger:
     def settle(self, outcomes: tuple[Outcome, ...]) -> None:
         """Remove what is done, postpone what is to be tried again, park the rest."""
         self._db.settle(outcomes, self._clock())
-        self._counts.update(f"settled_{outcome.state}" for outcome in outcomes)
+        self._counts.update(f"outbox.settled_{outcome.state}" for outcome in outcomes)
 
     def find_reply(self, key: str) -> StoredReply | None:
         """Return the model's reply to exactly this question, if it was asked before."""
@@ -82,12 +89,11 @@ class Ledger:
 
     def stats(self) -> Stats:
         """Return rows, outbox depth and age per sink, and what this process did."""
-        counts = self._db.counts(self._settings.sink_names, self._clock())
-        counts |= {name: float(number) for name, number in self._counts.items()}
-        return Stats(counts={name if "." in name else f"persistence.{name}": number for name, number in counts.items()})
+        counts = self._db.counts(self._sinks, self._clock())
+        return Stats(counts={**counts, **{name: float(number) for name, number in self._counts.items()}})
 
     def health(self) -> Health:
-        """Return version, settings fingerprint, and what an operator must mend."""
+        """Return version, settings fingerprint, and what an operator must mend. Raises LedgerFault while there is no ledger."""
         return Health(
             name="ledger",
             version=__version__,
@@ -99,4 +105,21 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file; a ledger that is not closed loses nothing."""
-        self._db.close()
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def _db(self) -> LedgerDb:
+        return self._opened or self._open(0.0)
+
+    def _open(self, lock_wait_s: float) -> LedgerDb:
+        settings = self._settings
+        db = LedgerDb(settings.ledger_file, lock_wait_s)
+        try:
+            imported = finish_import(db, settings.allowed_root, self._clock(), settings.entry_age_max_s)
+        except LedgerFault:
+            db.close()
+            raise
+        self._counts.update({f"persistence.{name}": number for name, number in imported.items()})
+        self._opened = db
+        return db

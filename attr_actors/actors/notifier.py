@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 LEASE_SHARE = 0.8
 """The part of a lease that a sink may take; the rest is for settling before the lease ends."""
+SETTLE_ATTEMPTS = 5
+"""Tries to note a success before its repeat is accepted: a ledger is back within seconds."""
 COUNTERS = ("delivered", "retried", "parked", "rounds", "failed_rounds", "errors")
 FORMERLY = {
     "elasticsearch": ("dataflow.total_posts", "dataflow.successful_posts", "dataflow.failed_posts"),
@@ -132,9 +134,18 @@ class Notifier:
         if not leased:
             return settings.outbox_poll_interval_s
         outcomes, pause = await self._deliver(self._sink, leased)
-        await asyncio.wait_for(self._ledger.settle(outcomes), settings.call_timeout_s)
+        await self._settle(outcomes)
         self._count(outcomes)
         return pause
+
+    async def _settle(self, outcomes: tuple[Outcome, ...]) -> None:
+        """Write down what became of a batch, through a restart of the ledger: what is not noted is sent again."""
+        for attempt in range(1, SETTLE_ATTEMPTS):
+            try:
+                return await asyncio.wait_for(self._ledger.settle(outcomes), self._settings.call_timeout_s)
+            except (AttrError, TimeoutError):
+                await self._sleep(self._pause(attempt))
+        return await asyncio.wait_for(self._ledger.settle(outcomes), self._settings.call_timeout_s)
 
     async def _deliver(self, sink: Sink, leased: tuple[Delivery, ...]) -> tuple[tuple[Outcome, ...], float]:
         """Return what became of the batch, and the pause that the sink needs."""

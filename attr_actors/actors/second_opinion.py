@@ -7,6 +7,7 @@ out of here is either a better answer or the same one with the reason why it is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import json
@@ -32,7 +33,7 @@ from attr_actors.core.proofs import prover
 from attr_actors.core.redaction import Finder, Redactor
 from attr_actors.core.replies import Lookup, Reply
 from attr_actors.core.signatures.library import Signature
-from attr_actors.errors import AttrError, BadReply, ModelError
+from attr_actors.errors import AttrError, BadReply, BusyError, ModelError
 from attr_actors.handles import LedgerHandle, ModelGateHandle
 from attr_actors.models import Action, Analysis, Attribution, Category, Line, ModelOpinion, ModelOutcome, Requester, StoredReply
 from attr_actors.settings import Settings
@@ -117,7 +118,9 @@ class SecondOpinion:
         redactor = Redactor(settings.llm_redaction, self._finders, _names(rules, requester))
         reply_room = min(settings.llm_max_tokens, settings.llm_context_tokens // 4)
         tokens_max = min(settings.llm_prompt_tokens_max, settings.llm_context_tokens - reply_room)
-        return _Case(rules, log, build_prompt(rules, redactor, tokens_max, settings.llm_lookups_max > 0), redactor)
+        # Where the rules are not sure, the signatures may know nothing of what happened: show how the log ends as well.
+        tail = excerpts.read_tail(log) if rules.confidence < SURE else ()
+        return _Case(rules, log, build_prompt(rules, redactor, tokens_max, settings.llm_lookups_max > 0, tail), redactor)
 
     def _key(self, prompt: Prompt) -> str:
         """Return the hash of everything that the answer depends on."""
@@ -142,7 +145,8 @@ class SecondOpinion:
                     self._note_babble(key)
                 raise
             finally:
-                await self._gate.release(ticket, outcome)
+                with contextlib.suppress(BusyError):  # A permit that does not come back expires.
+                    await self._gate.release(ticket, outcome)
         stored = StoredReply(
             key=key,
             model=model,

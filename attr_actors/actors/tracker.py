@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 LOAD_PAGE = 2000
 LOOK_BATCH = 64
 """Jobs that one thread looks at before the loop takes the results in: long enough to be cheap, short enough to stay responsive."""
+MANY = 10_000
+"""From so many loaded jobs on, Python's garbage collector is told to leave them alone: its walk over them would stop the loop for
+half a second every now and then, and frozen values form no cycles."""
 SLICE = 2000
 """Jobs that the loop goes through before it answers others: some milliseconds."""
 
@@ -191,6 +195,9 @@ class Tracker:
         for job in sorted(saved, key=lambda j: j.created_at):
             book.restore(job)
         self._book = book
+        if len(saved) >= MANY:
+            gc.collect()
+            gc.freeze()
         self._loop = asyncio.create_task(self._run())
 
     def _parse(self, row: str) -> Job | None:

@@ -34,7 +34,12 @@ MAPPINGS: dict[str, Any] = {
         {"reals": {"match": "d_*", "mapping": {"type": "double"}}},
         {"instants": {"match": "ts_*", "mapping": {"type": "date", "format": "epoch_millis"}}},
     ],
-    "properties": dict.fromkeys(("s_attribution", "s_auto_resume_explanation", "s_root_line"), SEARCHABLE),
+    "properties": {
+        **dict.fromkeys(("s_attribution", "s_auto_resume_explanation", "s_root_line"), SEARCHABLE),
+        # These can be empty, and an empty value has no type that Elasticsearch could go by.
+        "s_nodes": KEYWORD,
+        "l_root_line_number": {"type": "long"},
+    },
 }
 
 

@@ -18,6 +18,8 @@ SWEEP_EVERY_S = 10.0
 """Eviction rides on recording: no clock of its own, and a write every so often pays for it."""
 SWEEP_ROWS = 500
 """Most analyses evicted at a time, so that a record never waits long for it."""
+SWEEP_WINDOW = 2000
+"""Analyses looked at per sweep: 100,000 are gone through in ten minutes."""
 
 NOBODY = Requester().model_dump_json()
 TABLES = ("analyses", "entries", "jobs", "attempts")
@@ -28,8 +30,8 @@ WHERE a.path = ? AND a.newest ORDER BY e.wl_restart
 """
 EVICT = """
 DELETE FROM analyses WHERE id IN (
-    SELECT a.id FROM analyses a WHERE {condition} AND a.recorded_at < ?
-    AND NOT EXISTS (SELECT 1 FROM entries e JOIN outbox o ON o.entry_id = e.id WHERE e.analysis_id = a.id) LIMIT {limit})
+    SELECT a.id FROM analyses a WHERE {} AND a.recorded_at < ?
+    AND NOT EXISTS (SELECT 1 FROM entries e JOIN outbox o ON o.entry_id = e.id WHERE e.analysis_id = a.id) LIMIT 500)
 """
 
 
@@ -40,6 +42,7 @@ class LedgerDb:
         """Open or make the file. Raises LedgerFault if it is foreign, newer, in use, or cannot be made."""
         self.file = LedgerFile(path, lock_wait_s)
         self._swept_at = 0.0
+        self._swept_id = 0
 
     def close(self) -> None:
         """Close the file."""
@@ -144,12 +147,14 @@ class LedgerDb:
             return {}
         self._swept_at = now
         with self.file.writing() as tx:
+            window = self._next_window(tx)
+            oldest_ns = int((now - age_max_s) * 1e9)
             swept = {
                 "outbox.dropped": outbox.drop_older(tx, now - keep_max_s, SWEEP_ROWS),
                 "cleanup.cache_expired": tx.execute(
-                    EVICT.format(condition="a.mtime_ns < ?", limit=SWEEP_ROWS), (int((now - age_max_s) * 1e9), now - grace_s)
+                    EVICT.format("a.id > ? AND a.id <= ? AND a.mtime_ns < ?"), (*window, oldest_ns, now - grace_s)
                 ).rowcount,
-                "cleanup.cache_superseded": tx.execute(EVICT.format(condition="NOT a.newest", limit=SWEEP_ROWS), (now - grace_s,)).rowcount,
+                "cleanup.cache_superseded": tx.execute(EVICT.format("NOT a.newest"), (now - grace_s,)).rowcount,
             }
             tx.execute("DELETE FROM receipts WHERE received_at < ?", (now - keep_max_s,))
             replies.sweep(tx, now - age_max_s)
@@ -157,6 +162,15 @@ class LedgerDb:
         if max(swept.values()) >= SWEEP_ROWS:
             self._swept_at = 0.0
         return swept
+
+    def _next_window(self, tx: sqlite3.Connection) -> tuple[int, int]:
+        """Return the next range of analyses to look through for old logs; an index would cost each record a page."""
+        first = self._swept_id
+        last = tx.execute(
+            "SELECT max(id) FROM (SELECT id FROM analyses WHERE id > ? ORDER BY id LIMIT ?)", (first, SWEEP_WINDOW)
+        ).fetchone()[0]
+        self._swept_id = last or 0
+        return first, self._swept_id
 
     def _page(self, after: str) -> list[Recording]:
         with self.file.reading() as connection:
@@ -169,6 +183,7 @@ class LedgerDb:
     def _record(self, tx: sqlite3.Connection, recording: Recording, sinks: tuple[str, ...], now: float) -> None:
         seen = recording.analysis.snapshot
         key = (seen.path, seen.size, seen.mtime_ns, recording.analysis.engine)
+        asked = recording.requester.model_dump_json()
         header = recording.analysis.model_dump_json(exclude={"cycles"})
         tx.execute("UPDATE analyses SET newest = 0 WHERE path = ? AND newest", (seen.path,))
         analysis_id, requester = tx.execute(
@@ -176,10 +191,11 @@ class LedgerDb:
             # A refresh that nobody asked for by name keeps the names of the one that did.
             " ON CONFLICT DO UPDATE SET newest = 1, recorded_at = excluded.recorded_at, header = excluded.header,"
             " requester = CASE excluded.requester WHEN ? THEN requester ELSE excluded.requester END RETURNING id, requester",
-            (*key, now, header, recording.requester.model_dump_json(), NOBODY),
+            (*key, now, header, asked, NOBODY),
         ).fetchone()
-        known = Requester.model_validate_json(requester)
-        for entry in entries_of(recording.model_copy(update={"requester": known})):
+        if requester != asked:
+            recording = Recording(analysis=recording.analysis, requester=Requester.model_validate_json(requester))
+        for entry in entries_of(recording):
             self._store(tx, analysis_id, entry, sinks, now)
         tx.execute("DELETE FROM entries WHERE analysis_id = ? AND wl_restart >= ?", (analysis_id, len(recording.analysis.cycles)))
         tx.execute("DELETE FROM attempts WHERE path = ? AND size = ? AND mtime_ns = ? AND engine = ?", key)

@@ -88,6 +88,8 @@ class LedgerFile:
     def _open(self) -> sqlite3.Connection:
         try:
             return open_database(self.path)
+        except OSError as exc:
+            raise LedgerFault(f"cannot open the ledger '{self.path}': {exc.strerror}") from None
         except sqlite3.Error as exc:
             if not is_unreadable(exc):
                 raise LedgerFault(f"cannot open the ledger '{self.path}': {exc}") from None

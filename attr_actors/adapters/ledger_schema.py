@@ -6,6 +6,7 @@ locking_mode=EXCLUSIVE, set before the first access, keeps the index of the WAL 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 
 from attr_actors.errors import LedgerFault
@@ -27,8 +28,6 @@ CREATE TABLE analyses (
     requester TEXT NOT NULL,
     UNIQUE (path, size, mtime_ns, engine)
 );
-CREATE UNIQUE INDEX analyses_newest ON analyses (path) WHERE newest;
-CREATE INDEX analyses_by_mtime ON analyses (mtime_ns);
 CREATE INDEX analyses_superseded ON analyses (recorded_at) WHERE NOT newest;
 CREATE TABLE entries (
     id INTEGER PRIMARY KEY,
@@ -78,7 +77,9 @@ UNREADABLE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def open_database(path: str) -> sqlite3.Connection:
-    """Open the ledger or make a new one. Raises LedgerFault for a foreign or newer file, sqlite3.DatabaseError if unreadable."""
+    """Open the ledger or make a new one. Raises LedgerFault for a foreign or newer file, sqlite3.DatabaseError if unreadable, OSError."""
+    # Answers cite logs, which are not for everybody; the write-ahead log takes over the mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False, cached_statements=256)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")

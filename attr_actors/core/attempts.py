@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from attr_actors.core.lines import LogLine
-from attr_actors.core.progress import parse_step
+from attr_actors.core.progress import Step
 from attr_actors.core.signatures.library import Role, Signature
 
 CYCLE = re.compile(r"profiling\.py:.*?\bCycle: (?P<cycle>\d+)")
@@ -57,7 +57,7 @@ class _Cuts:
         self._ended_at: int | None = None
         self._requeued_at: int | None = None
         self._moved = False
-        self._counters: dict[tuple[str, str], int] = {}
+        self._steps: dict[str, Step] = {}
 
     def read(self, place: int, line: LogLine) -> None:
         """Read one line."""
@@ -76,12 +76,10 @@ class _Cuts:
             self._ended_at = place
 
     def _step(self, line: LogLine) -> None:
-        step = parse_step(line)
-        if step.number is not None and step.kind in COUNTERS:
-            counter = (line.stream, step.kind)
-            if step.number < self._counters.get(counter, 0) and self._ended_at is not None:
-                self._cut(self._ended_at + 1)
-            self._counters[counter] = step.number
+        step, before = Step(line), self._steps.get(line.stream)
+        if self._ended_at is not None and before is not None and _fell_back(before, step):
+            self._cut(self._ended_at + 1)
+        self._steps[line.stream] = step
         self._moved = True
 
     def _cut(self, place: int) -> None:
@@ -89,7 +87,14 @@ class _Cuts:
             self.cuts.append(place)
         self._ended_at = self._requeued_at = None
         self._moved = False
-        self._counters = {}
+        self._steps = {}
+
+
+def _fell_back(before: Step, step: Step) -> bool:
+    """Tell whether a counter of the run stands lower than before."""
+    if step.kind not in COUNTERS or step.kind != before.kind or step.number is None or before.number is None:
+        return False
+    return step.number < before.number
 
 
 def _head_shapes(lines: Sequence[LogLine]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from attr_actors.core.events import Event
 from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
 from attr_actors.core.progress import summarize
+from attr_actors.core.rules.ends import nothing_failed
 from attr_actors.core.rules.order import RULES
 from attr_actors.core.signatures.library import Role
 from attr_actors.core.verdicts import Verdict
@@ -20,6 +21,8 @@ EVIDENCE_LINES_MAX = 80
 CASCADES_MAX = 40
 RANKS_MAX = 1_024
 PARTIAL_CONFIDENCE_MAX = 0.5
+CLOCK_LINES = 200
+"""A log whose last lines show no clock has none."""
 
 
 def decide(evidence: Evidence, without: Collection[str] = ()) -> Verdict:
@@ -27,18 +30,17 @@ def decide(evidence: Evidence, without: Collection[str] = ()) -> Verdict:
     for rule in RULES:
         if rule.__name__ not in without and (verdict := rule(evidence)) is not None:
             return verdict
-    return RULES[-1](evidence) or Verdict("nothing_failed", Action.UNKNOWN, RULES[-1](evidence).category, "unknown", "")  # type: ignore[union-attr]
+    return nothing_failed(evidence)
 
 
 def attribute(
     evidence: Evidence,
+    verdict: Verdict,
     attempts: Sequence[Attempt],
     evidence_bytes_max: int,
     partial: str | None = None,
-    without: Collection[str] = (),
 ) -> Attribution:
     """Return the attribution of one attempt."""
-    verdict = decide(evidence, without)
     nodes = tuple(dict.fromkeys(s.name for s in verdict.suspects if s.kind == "node"))
     action = verdict.action
     if action is Action.EXCLUDE and not nodes:
@@ -47,7 +49,14 @@ def attribute(
         action = Action.RESTART  # What was not read could show that the run went on.
     roots = _unique(verdict.roots)[:ROOT_LINES_MAX]
     failed = action is not Action.CONTINUE
-    last_at = next((line.at for line in reversed(evidence.lines[evidence.first : evidence.last]) if line.at is not None), None)
+    last_at = next(
+        (
+            line.at
+            for line in reversed(evidence.lines[max(evidence.first, evidence.last - CLOCK_LINES) : evidence.last])
+            if line.at is not None
+        ),
+        None,
+    )
     return Attribution(
         action=action,
         category=verdict.category,

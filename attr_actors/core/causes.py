@@ -68,7 +68,7 @@ def choose_cause(chain: Sequence[Traceback], rows: Sequence[Signature] = ()) -> 
     for trace in chain:
         if trace.name == "KeyboardInterrupt":
             return trace
-    cause = _first_meant(chain)
+    cause = first_meant(chain)
     known = {id(t): best_row(t, rows) for t in chain}
     row = known[id(cause)]
     if row is None or row.tier > UNMISTAKABLE_TIER:
@@ -79,7 +79,7 @@ def choose_cause(chain: Sequence[Traceback], rows: Sequence[Signature] = ()) -> 
     return cause
 
 
-def _first_meant(chain: Sequence[Traceback]) -> Traceback:
+def first_meant(chain: Sequence[Traceback]) -> Traceback:
     for trace, following in pairwise(chain):
         is_lookup = following.link == "during" and trace.name in LOOKUPS and following.name not in WRAPPERS
         if trace.name not in WRAPPERS and not is_lookup:

@@ -7,17 +7,19 @@ import json
 import time
 from collections.abc import Collection, Sequence
 
-from attr_actors.core.attempts import split_attempts, split_cycles
+from attr_actors.core.attempts import Span, split_attempts, split_cycles
 from attr_actors.core.attribute import attribute, decide
-from attr_actors.core.evidence import collect_evidence
+from attr_actors.core.evidence import Evidence, collect_evidence
 from attr_actors.core.following import Following
 from attr_actors.core.lines import LogLine, read_lines
 from attr_actors.core.paths import LogPath
+from attr_actors.core.progress import main_counter
 from attr_actors.core.scan import scan_log
 from attr_actors.core.signatures.database import open_database
 from attr_actors.core.signatures.library import Signature
 from attr_actors.core.sparse import Scan
 from attr_actors.core.tracebacks import TracebackReader, read_tracebacks
+from attr_actors.core.verdicts import Verdict
 from attr_actors.models import Analysis, Attempt, Attribution, EngineConfig, Snapshot
 
 VERSION = "1"
@@ -84,22 +86,27 @@ def attribute_scan(
     found = []
     for cycle, first, last in split_cycles(lines):
         spans = [(first + a, first + b) for a, b in split_attempts(lines[first:last], rows)]
-        history = [_attempt(lines, rows, reader, cycle, span) for span in spans[-ATTEMPTS_MAX:]]
-        evidence = collect_evidence(lines, rows, reader, *spans[-1])
-        found.append(attribute(evidence, history, evidence_bytes_max, scan.partial, without))
+        history = [_judge(lines, rows, reader, span, without) for span in spans[-ATTEMPTS_MAX:]]
+        attempts = [_attempt(lines, cycle, evidence, verdict) for evidence, verdict in history]
+        found.append(attribute(*history[-1], attempts, evidence_bytes_max, scan.partial))
     return tuple(found)
 
 
-def _attempt(lines: Sequence[LogLine], rows: Sequence[Signature], reader: TracebackReader, cycle: int, span: tuple[int, int]) -> Attempt:
+def _judge(
+    lines: Sequence[LogLine], rows: Sequence[Signature], reader: TracebackReader, span: Span, without: Collection[str]
+) -> tuple[Evidence, Verdict]:
+    """Return the evidence of one attempt and the verdict over it."""
+    evidence = collect_evidence(lines, rows, reader, *span)
+    return evidence, decide(evidence, without)
+
+
+def _attempt(lines: Sequence[LogLine], cycle: int, evidence: Evidence, verdict: Verdict) -> Attempt:
     """Return one attempt for the history: where it is, how it ended, how far it came."""
-    first, last = span
-    evidence = collect_evidence(lines, rows, reader, first, last)
-    verdict = decide(evidence)
-    steps = [s.number for s in evidence.steps if s.number is not None and s.kind == "step"]
+    main = main_counter(evidence.steps)
     return Attempt(
         wl_restart=cycle,
-        first_line=lines[first].number if lines else 1,
-        last_line=lines[last - 1].number if lines else 1,
+        first_line=lines[evidence.first].number if lines else 1,
+        last_line=lines[evidence.last - 1].number if lines else 1,
         signature=verdict.signature,
-        last_iteration=steps[-1] if steps else None,
+        last_iteration=main[-1].shown if main else None,
     )

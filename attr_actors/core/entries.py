@@ -46,7 +46,7 @@ def topic_key(entry: Entry) -> str:
     answer = entry.attribution
     job = entry.requester.job_id or entry.snapshot.path
     cause = answer.fingerprint or answer.signature or answer.root_cause
-    return hashlib.sha256(json.dumps([job, answer.category, cause]).encode()).hexdigest()[:32]
+    return hashlib.sha256("\0".join((job, answer.category, cause)).encode()).hexdigest()[:32]
 
 
 def concerns(sink: str, action: Action) -> bool:

@@ -13,7 +13,7 @@ from attr_actors.core.causes import best_row, choose_cause
 from attr_actors.core.lines import LogLine
 from attr_actors.core.progress import NAN_LOSS
 from attr_actors.core.signatures.library import Role, Signature
-from attr_actors.core.tracebacks import EXCEPTION, Traceback
+from attr_actors.core.tracebacks import Traceback, names_exception
 from attr_actors.models import Action, Category
 
 WARNING = re.compile(r"\b\w*Warning: |\bwarnings?\.warn\(|(?:^|\[)W\d{3,4} |\[W[ :\d]|\bWARNING\b|\bWARN\b(?!.{0,12}NET/IB)|\[WARN")
@@ -87,21 +87,26 @@ def line_event(line: LogLine, matched: Sequence[Signature]) -> Event | None:
     if row is None or (row.id == NAN_ROW and not NAN_LOSS.search(line.body)):
         return None
     is_soft = row.role in (Role.PRIMARY, Role.GENERIC, Role.CONFIRMATION)
-    warned = is_soft and bool(
-        line.level in ("D", "I") or WARNING.search(line.body[:200]) or CONDITIONAL.search(line.body) or DUMP.match(line.body)
-    )
+    warned = is_soft and (line.level in ("D", "I") or _only_mentions(line.body))
     firm = not warned and (not is_soft or _states_a_failure(line, row))
     reading = Reading(row, row.category, row.action, row.owner)
-    if row.role is not Role.SCHEDULER and EXCEPTION.match(line.body) and is_soft:
+    if row.role is not Role.SCHEDULER and names_exception(line.body) and is_soft:
         reading = read_exception(line.body, "", [], row)
     return Event(line, reading.row, reading.category, reading.action, reading.owner, None, firm, warned)
+
+
+def _only_mentions(body: str) -> bool:
+    """Tell whether a line warns, speaks of what could happen, or shows a value."""
+    if WARNING.search(body[:200]) or CONDITIONAL.search(body):
+        return True
+    return DUMP.match(body) is not None and not names_exception(body)
 
 
 def _states_a_failure(line: LogLine, row: Signature) -> bool:
     """Tell whether a line outside a traceback reports a failure, instead of mentioning a word."""
     if line.level in ("I", "D", "W"):
         return False
-    return row.tier <= 3 or bool(EXCEPTION.match(line.body)) or bool(LEVEL_WORD.search(line.body[:160]))
+    return row.tier <= 3 or bool(names_exception(line.body)) or bool(LEVEL_WORD.search(line.body[:160]))
 
 
 def traceback_event(trace: Traceback, rows: Sequence[Signature]) -> Event:

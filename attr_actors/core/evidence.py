@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from attr_actors.core.events import Event, line_event, traceback_event
 from attr_actors.core.lines import LogLine
-from attr_actors.core.progress import Step, parse_step
+from attr_actors.core.progress import Step, made_progress_after
 from attr_actors.core.signatures.library import Role, Signature
 from attr_actors.core.tracebacks import Traceback, TracebackReader
 
@@ -19,6 +20,9 @@ AFTERMATH = re.compile(
     r"|^frame #|^#\d+|leaked|semaphore|\bepilog|\bsacct\b|^real\s|^user\s|^sys\s|^(?:Mon|Tue|Wed|Thu|Fri|Sat"
     r"|Sun) |[Ee]xit|[Kk]ill|[Tt]erminat|[Ss]hut(?:ting)? ?down|[Cc]lean"
 )
+
+
+ORDINARY_MAX = 500
 
 
 @dataclass(eq=False)
@@ -34,30 +38,55 @@ class Evidence:
     saves: list[LogLine]
     dones: list[LogLine]
     tracebacks: list[Traceback]
-    _ordinary: dict[str, list[int]] = field(default_factory=dict)
+    _ordinary: dict[str, tuple[Sequence[int], list[int]]] = field(default_factory=dict)
+    _progress: dict[tuple[int, str], bool] = field(default_factory=dict)
 
     def of(self, *roles: Role) -> list[Event]:
         """Return the events of some roles, in the file's order."""
         return [e for e in self.events if e.role in roles]
 
-    def ordinary_after(self, stream: str, index: int) -> int:
-        """Count the lines behind a place that are neither failure nor farewell; lines that were not kept are ordinary."""
-        if stream not in self._ordinary:
-            self._ordinary[stream] = self._count_ordinary(stream)
-        return self._ordinary[stream][index - self.first]
+    def made_progress_after(self, event: Event) -> bool:
+        """Tell whether new steps were completed behind an event; the same between two steps, so asked once for each gap."""
+        gap = bisect_right(self.steps, event.index, key=lambda s: s.line.index)
+        key = (gap, event.line.stream)
+        if key not in self._progress:
+            self._progress[key] = made_progress_after(self.steps, gap, event.line.stream)
+        return self._progress[key]
 
-    def _count_ordinary(self, stream: str) -> list[int]:
-        """Return for each place how many ordinary lines follow it, in one stream or, for an unlabelled one, in all."""
-        counts = [0] * (self.last - self.first)
+    def ordinary_after(self, stream: str, index: int) -> int:
+        """Count the lines behind a place that are neither failure nor farewell, up to a limit.
+
+        In a labelled stream its own lines count; without a label all do, and lines that were not kept are ordinary.
+        """
+        if stream not in self._ordinary:
+            own = self._places.get(stream, []) if stream else range(self.first, self.last)
+            self._ordinary[stream] = self._count_ordinary(own, not stream)
+        places, counts = self._ordinary[stream]
+        place = bisect_right(places, index) - 1
+        return counts[place] if place >= 0 else 0
+
+    def _count_ordinary(self, places: Sequence[int], gaps: bool) -> tuple[Sequence[int], list[int]]:
+        """Return the places and, for each, how many ordinary lines follow it."""
+        counts = [ORDINARY_MAX] * len(places)
+        counts[-1:] = [0]
         total = 0
-        for place in range(self.last - self.first - 1, 0, -1):
-            line, before = self.lines[self.first + place], self.lines[self.first + place - 1]
-            if (not stream or line.stream == stream) and line.number not in self._failing and not AFTERMATH.search(line.body):
-                total += 1
-            if not stream:
-                total += max(0, line.number - before.number - 1)
-            counts[place - 1] = total
-        return counts
+        for i in range(len(places) - 1, 0, -1):
+            line, before = self.lines[places[i]], self.lines[places[i - 1]]
+            total += line.number not in self._failing and not AFTERMATH.search(line.body)
+            total += max(0, line.number - before.number - 1) if gaps else 0
+            if total >= ORDINARY_MAX:
+                break  # No rule asks for more.
+            counts[i - 1] = total
+        return places, counts
+
+    @cached_property
+    def _places(self) -> dict[str, list[int]]:
+        """Return the places of each labelled stream's lines."""
+        found: dict[str, list[int]] = {}
+        for line in self.lines[self.first : self.last]:
+            if line.stream:
+                found.setdefault(line.stream, []).append(line.index)
+        return found
 
     @cached_property
     def _failing(self) -> frozenset[int]:
@@ -94,7 +123,7 @@ def _read_line(line: LogLine, rows: Sequence[Signature], found: Evidence) -> Non
     matched = [rows[r] for r in line.piece.rows]
     roles = {row.role for row in matched}
     if Role.ITERATION in roles:
-        found.steps.append(parse_step(line))
+        found.steps.append(Step(line))
     if Role.CHECKPOINT in roles:
         found.saves.append(line)
     if Role.DONE in roles:

@@ -6,16 +6,13 @@ changed file drops citations and never adds any. Blocks on the file system: call
 
 from __future__ import annotations
 
-import io
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from gzip import GzipFile
-from typing import BinaryIO, cast
-
-import zstandard
 
 from attr_actors.core.paths import LogPath, open_log
+from attr_actors.core.source import Source, Stream
 from attr_actors.models import Line
 
 CHUNK = 1 << 20
@@ -24,36 +21,31 @@ READ_BYTES_MAX = 4 << 30
 LINE_BYTES_MAX = 65_536
 FOUND_MAX = 20
 WINDOW_LINES = 12
+TAIL_LINES = 40
+TAIL_BLOCKS = 3
+"""Blocks remembered while looking for the end: the last one may be a remainder."""
 
 
 @contextmanager
-def open_text(log: LogPath) -> Iterator[BinaryIO]:
-    """Open an admitted log as a stream of its decompressed bytes. Raises like open_log()."""
+def open_source(log: LogPath) -> Iterator[Source]:
+    """Open an admitted log as the scan does. Raises like open_log()."""
     fd = open_log(log)
-    with os.fdopen(fd, "rb", buffering=0) as raw:
-        magic = raw.read(4)
-        raw.seek(0)
-        if magic[:2] == b"\x1f\x8b":
-            with GzipFile(fileobj=raw) as stream:
-                yield cast(BinaryIO, stream)
-        elif magic == b"\x28\xb5\x2f\xfd":
-            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False) as unpacked:
-                yield cast(BinaryIO, unpacked)
-        else:
-            yield cast(BinaryIO, raw)
+    try:
+        yield Source(fd, log.path, READ_BYTES_MAX)
+    finally:
+        os.close(fd)
 
 
 def read_lines(log: LogPath, wanted: Iterable[int], anchors: Mapping[int, int] | None = None) -> dict[int, Line]:
     """Read lines by number. ``anchors`` are known byte offsets of lines, which save reading what lies before them."""
     missing = {number for number in wanted if number >= 1}
     found: dict[int, Line] = {}
-    with open_text(log) as stream:
-        if isinstance(stream, io.FileIO):
+    with open_source(log) as source:
+        if source.is_seekable:
             known = {number: offset for number, offset in (anchors or {}).items() if number in missing}
-            found = {number: line for number, offset in known.items() if (line := _read_at(stream, number, offset))}
-            stream.seek(0)
+            found = {number: line for number, offset in known.items() if (line := _read_at(source, number, offset))}
         missing -= found.keys()
-        for number, offset, block in _blocks(stream) if missing else ():
+        for number, offset, block in _blocks(source.open()) if missing else ():
             found |= _lines_in(block, number, offset, missing - found.keys())
             if max(missing) < number + block.count(b"\n"):
                 break
@@ -66,14 +58,24 @@ def read_window(log: LogPath, number: int, anchors: Mapping[int, int] | None = N
     return tuple(read_lines(log, range(first, number + WINDOW_LINES + 1), anchors).values())
 
 
+def read_tail(log: LogPath) -> tuple[Line, ...]:
+    """Read the last lines of a log."""
+    last: deque[tuple[int, int, bytes]] = deque(maxlen=TAIL_BLOCKS)
+    with open_source(log) as source:
+        for block in _blocks(source.open()):
+            last.append(block)
+    lines = [line for number, offset, block in last for line in _lines_of(block, number, offset)]
+    return tuple(line for line in lines[-TAIL_LINES:] if line.text.strip())
+
+
 def search(log: LogPath, text: str) -> tuple[Line, ...]:
     """Return the first lines that hold a literal text, whatever its case is in ASCII."""
     needle = text.encode("utf-8", "replace").lower()
     found: list[Line] = []
     if len(needle) < 3 or b"\n" in needle:
         return ()
-    with open_text(log) as stream:
-        for number, offset, block in _blocks(stream):
+    with open_source(log) as source:
+        for number, offset, block in _blocks(source.open()):
             at = block.lower().find(needle)
             while at >= 0 and len(found) < FOUND_MAX:
                 start = block.rfind(b"\n", 0, at) + 1
@@ -86,14 +88,12 @@ def search(log: LogPath, text: str) -> tuple[Line, ...]:
     return tuple(found)
 
 
-def _blocks(stream: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+def _blocks(stream: Stream) -> Iterator[tuple[int, int, bytes]]:
     """Yield (line number, offset, bytes) of blocks that end at a line's end; a line without end is cut at the block size."""
     number, offset, rest = 1, 0, b""
-    while offset < READ_BYTES_MAX:
-        try:
-            chunk = stream.read(CHUNK)
-        except (OSError, EOFError, zstandard.ZstdError):  # A damaged archive ends where it breaks.
-            chunk = b""
+    buffer = bytearray(CHUNK)
+    while True:
+        chunk = bytes(buffer[: stream.readinto(memoryview(buffer))])
         block = rest + chunk
         if not block:
             return
@@ -122,10 +122,19 @@ def _lines_in(block: bytes, number: int, offset: int, wanted: Iterable[int]) -> 
     return found
 
 
-def _read_at(stream: io.FileIO, number: int, offset: int) -> Line | None:
+def _lines_of(block: bytes, number: int, offset: int) -> Iterator[Line]:
+    """Yield the last lines of a block."""
+    rows = block.removesuffix(b"\n").split(b"\n")
+    skipped = max(0, len(rows) - TAIL_LINES)
+    offset += sum(len(row) + 1 for row in rows[:skipped])
+    for place, row in enumerate(rows[skipped:]):
+        yield _line(number + skipped + place, offset, row)
+        offset += len(row) + 1
+
+
+def _read_at(source: Source, number: int, offset: int) -> Line | None:
     """Read the line that begins at an offset; None if no line begins there any more."""
-    stream.seek(max(0, offset - 1))
-    raw = stream.read(LINE_BYTES_MAX + 1)
+    raw = source.read_at(max(0, offset - 1), offset + LINE_BYTES_MAX)
     if offset:
         if not raw.startswith(b"\n"):
             return None

@@ -7,8 +7,10 @@ start of its second flood. Every count is of all matching lines.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from attr_actors.core import sparse
 from attr_actors.core.signatures.library import FAILURE, PROGRESS, Role, Signature
@@ -65,6 +67,24 @@ class RowHits:
             self.bursts.append(mark)
         self._last_start = mark.start
 
+    def select(self, starts: Sequence[int], steps: Sequence[int]) -> list[int]:
+        """Return the positions in ``starts`` of hits that ``add()`` would keep; to add only these, in order, has the same result.
+
+        The first hits of every burst that a chosen hit belongs to are chosen as well, so that ``add()`` sees where bursts begin.
+        """
+        count = len(starts)
+        chosen = {*range(min(count, self.keep_first - len(self.first))), *range(max(0, count - (self.last.maxlen or 0)), count)}
+        # A hit's burst is told by how many steps come before it; the last assignment wins, hence backwards for the first hit.
+        numbers = list(map(partial(bisect_left, steps), starts)) if steps else [0]
+        last = len(numbers) - 1
+        begins = sorted(dict(zip(reversed(numbers), range(last, -1, -1), strict=True)).values())
+        wanted = {*begins[-BURSTS - 1 :], *(begins[bisect_right(begins, i) - 1] for i in chosen)}
+        for begin in wanted:
+            stop = bisect_right(begins, begin)
+            end = begins[stop] if stop < len(begins) else count
+            chosen.update(range(begin, min(end, begin + BURST_HITS)))
+        return sorted(chosen)
+
     def marks(self) -> Iterator[Mark]:
         """Yield the kept hits, some perhaps twice."""
         yield from self.first
@@ -86,11 +106,16 @@ class SegmentHits:
         self._touched: set[int] = set()
         self.has_failure = False
 
+    def row_hits(self, index: int, row: Signature) -> RowHits:
+        """Return the kept hits of a row."""
+        kept = self.rows.get(index)
+        if kept is None:
+            kept = self.rows[index] = RowHits(row)
+        return kept
+
     def add(self, mark: Mark, row: Signature, step: Mark | None, is_new_line: bool) -> None:
         """Take one hit; ``step`` is the last completed step before it."""
-        kept = self.rows.get(mark.row)
-        if kept is None:
-            kept = self.rows[mark.row] = RowHits(row)
+        kept = self.row_hits(mark.row, row)
         self._touched.add(mark.row)
         if is_new_line:
             self.counts[mark.row] = self.counts.get(mark.row, 0) + 1
@@ -114,6 +139,11 @@ class SegmentHits:
         marks = {id(m): m for row in self._touched for m in self.rows[row].marks() if not m.line_number}
         self._touched.clear()
         return sorted(marks.values(), key=lambda m: m.start)
+
+    def forget_waiting(self) -> None:
+        """Let go of the waiting hits that are no longer kept."""
+        kept = {id(mark) for row in self.rows.values() for mark in row.marks()}
+        self.waiting = [mark for mark in self.waiting if id(mark) in kept]
 
     def forget(self) -> None:
         """Keep the counts only."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cached_property
 
 from attr_actors.core.lines import LogLine
 from attr_actors.models import Progress
@@ -19,60 +19,74 @@ STEP = re.compile(
 NAN_LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*(?:is|=|:|\||\s|->)\s*\[?(?:tensor\()?["']?-?(?:nan|inf)\b""")
 LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*[:=|]?\s*\[?(?:tensor\()?["']?-?\d""")
 SAVED_AT = re.compile(r"(?i)(?:iteration|iter|step|epoch|checkpoint-|global_step)[\s_:=-]*(\d+)")
-CHANGING = re.compile(r"\d+")
+EPOCH = 1_000_000
+"""An epoch's count leaves room for its batches."""
+EARLIER_STEPS = 300
+LATER_STEPS = 300
+ENDS_READ = 40
 
 
-class Step(NamedTuple):
-    """A completed step as a line shows it. ``number`` counts within one kind of counter; None where no counter is read.
+class Step:
+    """A completed step as a line shows it; read only where it is asked for, because steady logs hold thousands.
 
-    ``is_finite`` is False where a shown loss is no number; ``shows_loss`` tells whether a loss is shown at all.
+    ``number`` counts within one ``kind`` of counter; None where no counter is read.
     """
 
-    line: LogLine
-    number: int | None
-    kind: str
-    is_finite: bool
-    shows_loss: bool
+    def __init__(self, line: LogLine) -> None:
+        self.line = line
+
+    @cached_property
+    def counter(self) -> tuple[str, int | None]:
+        """Return the kind of the counter and its number."""
+        found = STEP.search(self.line.body)
+        if not found:
+            return "", None
+        groups = found.groupdict()
+        if groups["step"]:
+            return "step", int(groups["step"].replace(",", ""))
+        if groups["bar"]:
+            return "bar" + groups["bar_total"], int(groups["bar"])
+        return "epoch", int(groups["epoch"]) * EPOCH + int(groups["batch"] or 0)
+
+    @property
+    def kind(self) -> str:
+        """Return the kind of counter: step, epoch, or a bar with its total."""
+        return self.counter[0]
+
+    @property
+    def number(self) -> int | None:
+        """Return the count, an epoch's with its batch."""
+        return self.counter[1]
+
+    @property
+    def shown(self) -> int | None:
+        """Return the count for people."""
+        kind, number = self.counter
+        return number // EPOCH if kind == "epoch" and number is not None else number
+
+    @cached_property
+    def is_finite(self) -> bool:
+        """Tell whether no shown loss is NaN or infinite."""
+        return NAN_LOSS.search(self.line.body) is None
+
+    @cached_property
+    def shows_loss(self) -> bool:
+        """Tell whether a loss is shown at all."""
+        return not self.is_finite or LOSS.search(self.line.body) is not None
 
 
-def parse_step(line: LogLine) -> Step:
-    """Read the counter and the loss of a progress line."""
-    finite = NAN_LOSS.search(line.body) is None
-    shown = not finite or LOSS.search(line.body) is not None
-    found = STEP.search(line.body)
-    if not found:
-        return Step(line, None, "", finite, shown)
-    kind = found.lastgroup or ""
-    groups = found.groupdict()
-    if groups["step"]:
-        return Step(line, int(groups["step"].replace(",", "")), "step", finite, shown)
-    if groups["bar"]:
-        return Step(line, int(groups["bar"]), "bar" + groups["bar_total"], finite, shown)
-    if groups["epoch"]:
-        number = int(groups["epoch"]) * 1_000_000 + int(groups["batch"] or 0)
-        return Step(line, number, "epoch", finite, shown)
-    return Step(line, None, kind, finite, shown)
+def made_progress_after(steps: Sequence[Step], place: int, stream: str, new_steps: int = 2) -> bool:
+    """Tell whether at least ``new_steps`` of the steps from ``place`` on are new and finite, in a stream where one is named.
 
-
-def made_progress_after(steps: Sequence[Step], index: int, stream: str, new_steps: int = 2) -> bool:
-    """Tell whether at least ``new_steps`` new finite steps were completed after a line, in its stream where it has one.
-
-    A redrawn bar or a buffered print repeats a counter that was there before; it is not counted.
+    A redrawn bar or a buffered print repeats a counter that was there shortly before; it is not counted.
     """
-    known = {(s.kind, s.number) for s in steps if s.line.index < index and s.number is not None}
-    texts = {s.line.body for s in steps if s.line.index < index}
-    fresh: set[object] = set()
-    for step in steps:
-        if step.line.index <= index or not step.is_finite or (stream and step.line.stream and step.line.stream != stream):
-            continue
-        if step.number is None:
-            if step.line.body not in texts:
-                fresh.add(CHANGING.sub("#", step.line.body)[:40] + str(len(fresh)))
-        elif (step.kind, step.number) not in known:
-            fresh.add((step.kind, step.number))
-        if len(fresh) >= new_steps:
-            return True
-    return False
+    later = [s for s in steps[place : place + LATER_STEPS] if not (stream and s.line.stream and s.line.stream != stream) and s.is_finite]
+    if len(later) < new_steps:
+        return False
+    before = steps[max(0, place - EARLIER_STEPS) : place]
+    known = {s.counter if s.number is not None else s.line.body for s in before}
+    fresh = {s.counter if s.number is not None else s.line.body for s in later}
+    return len(fresh - known) >= new_steps
 
 
 def nan_until_the_end(steps: Sequence[Step]) -> bool:
@@ -88,13 +102,12 @@ def loss_is_finite_after(steps: Sequence[Step], index: int) -> bool:
 
 def summarize(steps: Sequence[Step], saves: Sequence[LogLine], last_at: float | None) -> Progress:
     """Return the progress of an attempt: first and last step, last checkpoint, step time, time since the checkpoint."""
-    counted = [s for s in steps if s.number is not None and s.is_finite]
-    main = [s for s in counted if s.kind == "step"] or [s for s in counted if s.kind == "epoch"] or counted
+    main = main_counter(steps)
     saved = next((int(m[1]) for line in reversed(saves) if (m := SAVED_AT.search(line.body))), None)
     saved_at = next((line.at for line in reversed(saves) if line.at is not None), None)
     return Progress(
-        first_iteration=_shown(main[0]) if main else None,
-        last_iteration=_shown(main[-1]) if main else None,
+        first_iteration=main[0].shown if main else None,
+        last_iteration=main[-1].shown if main else None,
         last_checkpoint=saved,
         last_checkpoint_line=saves[-1].number if saves else None,
         time_lost_s=last_at - saved_at if last_at is not None and saved_at is not None and last_at >= saved_at else None,
@@ -102,8 +115,11 @@ def summarize(steps: Sequence[Step], saves: Sequence[LogLine], last_at: float | 
     )
 
 
-def _shown(step: Step) -> int | None:
-    return step.number // 1_000_000 if step.kind == "epoch" and step.number is not None else step.number
+def main_counter(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps at both ends of an attempt, of the counter that says most."""
+    ends = [*steps[:ENDS_READ], *steps[max(ENDS_READ, len(steps) - ENDS_READ) :]]
+    counted = [s for s in ends if s.number is not None and s.is_finite]
+    return [s for s in counted if s.kind == "step"] or [s for s in counted if s.kind == "epoch"] or counted
 
 
 def step_time(steps: Sequence[Step]) -> float | None:

@@ -61,18 +61,18 @@ class Prompt:
     tokens: int
 
 
-def build_prompt(rules: Attribution, redactor: Redactor, tokens_max: int, with_lookups: bool = False) -> Prompt:
+def build_prompt(rules: Attribution, redactor: Redactor, tokens_max: int, with_lookups: bool = False, tail: Iterable[Line] = ()) -> Prompt:
     """Return the messages for one workload cycle, at most ``tokens_max`` by estimate.
 
     The rules' verdict is left out on purpose: a second opinion that has read the first one is not a second opinion.
-    Lines are admitted best first and shown in the file's order.
+    Lines are admitted best first, ``tail`` last and from its end, and shown in the file's order.
     """
     facts = _render_facts(rules)
     system = SYSTEM + (LOOKUPS if with_lookups else "")
     room = tokens_max - estimate_tokens(system) - estimate_tokens(facts) - 120
     shown: dict[int, Line] = {}
     rows: dict[int, str] = {}
-    for line in _best_first(rules):
+    for line in (*_best_first(rules), *reversed(tuple(tail))):
         row = render_line(line, redactor)
         cost = estimate_tokens(row) + 1
         if line.line_number in shown or cost > room:

@@ -51,7 +51,16 @@ def render_explanation(attribution: Attribution) -> str:
         text += f" (line {attribution.root_lines[0].line_number})"
     if attribution.exclude_nodes:
         text += f" Exclude: {', '.join(attribution.exclude_nodes[:ISSUES_MAX])}."
-    return text
+    return text + _render_disagreement(attribution)
+
+
+def _render_disagreement(attribution: Attribution) -> str:
+    opinion = attribution.opinion
+    if opinion is None or opinion.agrees:
+        return ""
+    if attribution.source == "model":
+        return f" The rules alone say {attribution.rules_action}."
+    return f" The model disagrees: {opinion.action}, {opinion.category}."
 
 
 def render_issues(attribution: Attribution) -> str:

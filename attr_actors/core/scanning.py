@@ -6,19 +6,23 @@ end of their block, when it is known which of them are kept.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
 
 from attr_actors.core.blocks import Block
+from attr_actors.core.floods import FloodFinder
 from attr_actors.core.hits import Hit, HitFinder
 from attr_actors.core.keeping import STEPS_AFTER, STEPS_FIRST, STEPS_LAST, Mark, SegmentHits, opens_segment, trim_segments
 from attr_actors.core.signatures.database import Database
-from attr_actors.core.signatures.library import Role
+from attr_actors.core.signatures.library import PROGRESS, Role
 from attr_actors.core.steps import BlockSteps
 
 SAMPLE_BYTES = 8 << 20
 """One step per so many bytes is kept as a sample of the run's pace."""
 SAMPLES_MAX = 2_000
-WAITING_MAX = 20_000
+WAITING_MAX = 2_000
 PIECES_DENSE = 48
 """From so many hit pieces on, the steps of a block are found once and for all."""
 
@@ -28,9 +32,11 @@ class Scanning:
 
     def __init__(self, database: Database) -> None:
         self._rows = database.rows
-        self._finder = HitFinder(database.rows, database.events)
+        self._finder = HitFinder(database)
+        self._floods = FloodFinder(database)
         self._progress = database.progress
         self._attempts = frozenset(i for i, row in enumerate(database.rows) if row.role is Role.ATTEMPT)
+        self._progress_rows = frozenset(i for i, row in enumerate(database.rows) if row.role in PROGRESS)
         """Of the hits of one piece these come first: an attempt begins before what its first line says."""
         first = Mark(0, 0)
         first.line_number = 1
@@ -49,16 +55,22 @@ class Scanning:
         """Take the new text of a block."""
         steps = BlockSteps(block, self._progress)
         hits = self._finder.find(block)
+        is_flood = hits is None
+        if hits is None:
+            steps.find_all()
+            hits = self._take_flood(block, steps)
+        if hits is None:
+            is_flood, hits = False, self._finder.find_each(block)
         if any(hit.row in self._attempts for hit in hits):
             hits.sort(key=lambda hit: (hit.start, hit.row not in self._attempts))
         if len(hits) > PIECES_DENSE:
             steps.find_all()
         cursor = block.low
         for hit in hits:
-            if hit.start > cursor:
+            if hit.start > cursor and hit.row not in self._progress_rows:
                 self._take_steps(block, steps, cursor, hit.start)
                 cursor = hit.start
-            self._take_hit(block, steps, hit)
+            self._take_hit(block, steps, hit, is_flood)
         self._take_steps(block, steps, cursor, block.high)
         self._close_stretch(block, steps, block.high)
         self._take_samples(block, steps)
@@ -66,7 +78,31 @@ class Scanning:
         self.bytes_read = block.high + block.base
         self.has_open_line = block.raw[block.high - 1] != 0x0A
 
-    def _take_hit(self, block: Block, steps: BlockSteps, hit: Hit) -> None:
+    def _take_flood(self, block: Block, steps: BlockSteps) -> list[Hit] | None:
+        """Count the hits of a dense block in bulk and return those that may be kept; None if it has to be taken hit by hit."""
+        found = self._floods.find(block)
+        if found is None or not self._attempts.isdisjoint(found):
+            return None
+        hits: list[Hit] = []
+        segment = self.segments[-1]
+        for row, starts in found.items():
+            lines = self._count_lines(block, row, starts)
+            self.counts[row] = self.counts.get(row, 0) + lines
+            segment.counts[row] = segment.counts.get(row, 0) + lines
+            hits += [Hit(starts[i], row) for i in segment.row_hits(row, self._rows[row]).select(starts, steps.all)]
+        hits.sort()
+        return hits
+
+    def _count_lines(self, block: Block, row: int, starts: Sequence[int]) -> int:
+        """Return how many lines the pieces lie in, without a line that is counted already."""
+        is_counted = self._counted_line.get(row) == block.line_start_of(starts[0])
+        self._counted_line[row] = block.line_start_of(starts[-1])
+        if block.text is block.raw:
+            return len(starts) - is_counted
+        ends = list(accumulate(map((1).__add__, map(len, bytes(block.view[block.low : block.high]).split(b"\n"))), initial=block.low))
+        return len(set(map(partial(bisect_right, ends), starts))) - is_counted
+
+    def _take_hit(self, block: Block, steps: BlockSteps, hit: Hit, is_counted: bool) -> None:
         row = self._rows[hit.row]
         mark = Mark(hit.start + block.base, block.line_start_of(hit.start), hit.row, hit.is_long)
         if opens_segment(row, self.segments[-1], self._step):
@@ -75,7 +111,7 @@ class Scanning:
             self._fresh.append(start)
             self.segments.append(SegmentHits(start))
             trim_segments(self.segments)
-        is_new_line = self._counted_line.get(hit.row) != mark.line_start
+        is_new_line = not is_counted and self._counted_line.get(hit.row) != mark.line_start
         if is_new_line:
             self._counted_line[hit.row] = mark.line_start
             self.counts[hit.row] = self.counts.get(hit.row, 0) + 1
@@ -105,6 +141,10 @@ class Scanning:
         new = segment.new_marks()
         self._fresh += new
         segment.waiting += [m for m in new if segment.rows[m.row].wants_steps]
+        if len(segment.waiting) > WAITING_MAX:
+            segment.forget_waiting()
+        if not steps.last(block.low, high, 1):
+            return
         still, searched, places = [], 0, list[int]()
         for mark in segment.waiting:
             low = max(mark.start - block.base + 1, block.low)
@@ -116,7 +156,7 @@ class Scanning:
             mark.after += self._mark_steps(block, places[: STEPS_AFTER - len(mark.after)])
             if len(mark.after) < STEPS_AFTER:
                 still.append(mark)
-        segment.waiting = still[-WAITING_MAX:]
+        segment.waiting = still
 
     def _take_samples(self, block: Block, steps: BlockSteps) -> None:
         while self._next_sample < block.high + block.base and len(self.samples) < SAMPLES_MAX:

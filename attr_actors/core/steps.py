@@ -7,11 +7,15 @@ right end of it and widen until they have enough. Steps in overlong pieces do no
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import partial
+from itertools import accumulate
 
 from attr_actors.core.blocks import CUT_BYTES, Block
 from attr_actors.core.signatures.matching import ROW_BITS, Matcher
 
 WINDOW_BYTES = 4_096
+EVENTS_MANY = 500
+"""From so many on, all piece starts are found in bulk."""
 
 
 class BlockSteps:
@@ -24,7 +28,14 @@ class BlockSteps:
 
     def find_all(self) -> None:
         """Search the block once, because many questions are to come."""
-        self._all = self._search(self._block.low, self._block.high)
+        if self._all is None:
+            self._all = self._search(self._block.low, self._block.high)
+
+    @property
+    def all(self) -> list[int]:
+        """Return every step of the block."""
+        self.find_all()
+        return self._all or []
 
     def last(self, low: int, high: int, count: int) -> list[int]:
         """Return up to ``count`` steps nearest to the end of a stretch of whole pieces, in order."""
@@ -59,10 +70,25 @@ class BlockSteps:
 
     def _search(self, low: int, high: int) -> list[int]:
         block, found, piece_end = self._block, list[int](), -1
-        for event in self._matcher.find(memoryview(block.text)[low:high])[0]:
+        events = self._matcher.find(memoryview(block.text)[low:high])[0]
+        if len(events) > EVENTS_MANY:
+            return self._search_bulk(low, high, events)
+        for event in events:
             end = (event >> ROW_BITS) + low
             if end > piece_end:
                 begin, piece_end = block.piece_bounds(end)
                 if begin >= low and piece_end - begin < CUT_BYTES:
                     found.append(begin)
         return found
+
+    def _search_bulk(self, low: int, high: int, events: list[int]) -> list[int]:
+        lengths = list(map(len, bytes(memoryview(self._block.text)[low:high]).split(b"\n")))
+        starts = list(accumulate(map((1).__add__, lengths), initial=low))
+        places = dict.fromkeys(map(partial(bisect_left, starts), [low + (event >> ROW_BITS) for event in events]))
+        if max(lengths) >= CUT_BYTES or self._block.text[low - 1] != 0x0A:
+            places = {place: None for place in places if self._is_whole(starts[place - 1])}
+        return [starts[place - 1] for place in places]
+
+    def _is_whole(self, start: int) -> bool:
+        begin, end = self._block.piece_bounds(start)
+        return begin == start and end - begin < CUT_BYTES

@@ -168,6 +168,9 @@ class TracebackReader:
             self.inside.add(line.index)
         elif IGNORED.search(body):
             stream.ignored = True
+        elif stream.ignored and EXCEPTION.match(body):
+            self.inside.add(line.index)
+            stream.ignored = False
         elif INNER.search(body):
             stream.link = "inner"
             self.inside.add(line.index)
@@ -184,6 +187,12 @@ def _is_exception(found: re.Match[str]) -> bool:
     """Tell an exception line from a print that happens to start with a capital word."""
     name, message = found["type"], found["message"]
     return bool(ERROR_NAME.search(name)) or "." in name or (message is None or message == "") or name[0].isupper()
+
+
+def names_exception(text: str) -> bool:
+    """Tell whether a line begins with an exception's name, as the last line of a traceback does."""
+    found = EXCEPTION.match(text)
+    return found is not None and (bool(ERROR_NAME.search(found["type"])) or "." in found["type"])
 
 
 def read_tracebacks(lines: Sequence[LogLine]) -> TracebackReader:

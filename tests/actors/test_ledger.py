@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import sqlite3
 from pathlib import Path
 
+import pytest
+
 from attr_actors.actors.ledger import Ledger
+from attr_actors.errors import LedgerFault
 from attr_actors.handles import LedgerHandle
 from tests.answers import analysis, attribution, recording
 from tests.ledgers import settings
@@ -75,3 +79,25 @@ def test_recording_evicts_what_is_too_old(tmp_path: Path) -> None:
     assert ledger.lookup("/old") is None
     assert ledger.stats().counts["cleanup.cache_expired"] == 1
     ledger.close()
+
+
+def test_second_ledger_says_why_it_has_no_file_and_takes_over_when_the_first_is_gone(tmp_path: Path) -> None:
+    first, second = Ledger(settings(tmp_path)), Ledger(settings(tmp_path, ledger_lock_wait_s=0))
+    first.record((recording(),))
+    with pytest.raises(LedgerFault, match="in use by process"):
+        second.health()
+    first.close()
+    assert second.lookup("/logs/a.log") == analysis()
+    assert second.health().issues == ()
+    second.close()
+
+
+def test_ledger_of_an_unknown_schema_refuses_every_call(tmp_path: Path) -> None:
+    Ledger(settings(tmp_path)).close()
+    newer = sqlite3.connect(tmp_path / "ledger.db")
+    newer.execute("PRAGMA user_version = 99")
+    newer.close()
+    ledger = Ledger(settings(tmp_path))
+    for call in (ledger.health, ledger.stats, lambda: ledger.lookup("/a"), lambda: ledger.record((recording(),))):
+        with pytest.raises(LedgerFault, match="schema 99"):
+            call()

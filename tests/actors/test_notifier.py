@@ -13,7 +13,7 @@ import pytest
 
 from attr_actors.actors.ledger import Ledger
 from attr_actors.actors.notifier import Notifier
-from attr_actors.errors import BadSettings, LedgerFault, SinkError, SinkRejected
+from attr_actors.errors import BadSettings, LedgerFault, SinkError, SinkRejected, Unavailable
 from attr_actors.models import Delivery, Outcome
 from attr_actors.settings import Settings
 from tests.answers import recording
@@ -219,6 +219,31 @@ def test_ledger_that_restarts_costs_a_pause_and_no_delivery(tmp_path: Path) -> N
             w.ledger.record((recording(),))
             await until(w.nothing_owed)
             assert (await w.notifier.health()).issues == ()
+
+    asyncio.run(run())
+
+
+def test_success_is_noted_through_a_restart_of_the_ledger_and_not_repeated(tmp_path: Path) -> None:
+    class Restarting(InProcess):
+        refusals = 3
+
+        def __getattr__(self, name: str) -> Any:
+            method = super().__getattr__(name)
+
+            async def call(*args: object) -> object:
+                if name == "settle" and self.refusals:
+                    self.refusals -= 1
+                    raise Unavailable("the ledger is restarting")
+                return await method(*args)
+
+            return call
+
+    async def run() -> None:
+        async with world(tmp_path) as w:
+            w.notifier._ledger = Restarting(w.ledger)  # type: ignore[assignment]
+            w.ledger.record((recording(),))
+            await until(w.nothing_owed)
+            assert w.sink.taken == ["/logs/a.log"]
 
     asyncio.run(run())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -294,3 +296,45 @@ def test_file_that_cannot_be_made_is_an_operators_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerFault, match="cannot open"):
         LedgerDb(str(tmp_path / "file" / "ledger.db"))
+
+
+def test_ledger_is_for_its_owner_alone(db: LedgerDb, path: str) -> None:
+    db.record((recording(),), (), NOW)
+    modes = {found.name: oct(found.stat().st_mode & 0o777) for found in Path(path).parent.iterdir()}
+    assert modes == dict.fromkeys(("ledger.db", "ledger.db-wal", "ledger.db.lock"), "0o600")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"needs the right to mount a small file system: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(db: LedgerDb) -> int:
+    """Record until the disk is full; return how many answers were acknowledged."""
+    acknowledged = 0
+    with contextlib.suppress(LedgerFault):
+        for number in range(10_000):
+            db.record((recording(f"/{number}"),), SINKS, NOW)
+            acknowledged = number + 1
+    return acknowledged
+
+
+def test_really_full_disk_loses_nothing_acknowledged_and_heals(small_disk: Path) -> None:
+    with contextlib.closing(LedgerDb(str(small_disk / "ledger.db"))) as db:
+        acknowledged = fill(db)
+        assert acknowledged > 20
+        assert "full" in db.file.issues["write"] or "I/O" in db.file.issues["write"]
+        assert all(db.lookup(f"/{number}") for number in range(acknowledged))
+        assert db.lookup(f"/{acknowledged}") is None
+    with contextlib.closing(LedgerDb(str(small_disk / "ledger.db"))) as again:
+        assert all(again.lookup(f"/{number}") for number in range(acknowledged)), "also after a restart on the full disk"
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        again.record((recording("/room"),), SINKS, NOW)
+        assert again.file.issues == {}

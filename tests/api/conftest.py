@@ -10,8 +10,7 @@ from starlette.testclient import TestClient
 
 from attr_actors.actors.in_process import LocalActors
 from attr_actors.settings import Settings
-from serve_app.api import build_api
-from serve_app.service import AttributionService
+from serve_app.door import Door
 
 OOM_LOG = """\
 2026-05-01 10:00:00 INFO starting training on node7
@@ -29,9 +28,10 @@ torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ha
 class Api:
     """A client of the API and the directory that it may read."""
 
-    def __init__(self, client: TestClient, root: Path) -> None:
+    def __init__(self, client: TestClient, root: Path, door: Door) -> None:
         self.client = client
         self.root = root
+        self.door = door
 
     def write(self, name: str, text: str | bytes = OOM_LOG) -> str:
         """Write a log below the root and return its path."""
@@ -64,19 +64,18 @@ def open_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
         holder: dict[str, LocalActors] = {}
         actors = LocalActors(configured)
         holder["actors"] = actors
-        service = AttributionService(configured, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers, actors.gate)
-        api = build_api(configured, service)
+        door = Door(configured, actors.handles)
 
         @asynccontextmanager
         async def lifespan(_: FastAPI):  # type: ignore[no-untyped-def]
             yield
             await holder["actors"].stop()
 
-        api.router.lifespan_context = lifespan
-        client = TestClient(api, raise_server_exceptions=False)
+        door.api.router.lifespan_context = lifespan
+        client = TestClient(door, raise_server_exceptions=False, client=("192.0.2.1", 50000))
         client.__enter__()
         opened.append(client)
-        return Api(client, root)
+        return Api(client, root, door)
 
     yield build
     for client in opened:

@@ -68,6 +68,7 @@ def wait_for_rows(out: Path, run: subprocess.Popen[str], number: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_node_and_then_the_driver_die_and_every_log_has_one_row(cluster: Cluster, logs: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ UNCHECKED = {"ServiceMonitor", "PodMonitor", "PrometheusRule", "RayCronJob"}
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name)
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
@@ -38,10 +41,12 @@ def run(*command: str | Path) -> str:
     return done.stdout + done.stderr
 
 
+@functools.cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
     """Render an overlay as `kubectl apply -k` would."""
     kubectl = tool("kubectl")
-    return [d for d in yaml.safe_load_all(run(kubectl, "kustomize", DEPLOY / "kuberay" / overlay)) if d]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return [d for d in yaml.load_all(run(kubectl, "kustomize", DEPLOY / "kuberay" / overlay), loader) if d]
 
 
 def by_kind(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -167,6 +172,12 @@ def test_a_serve_config_is_valid_and_its_arguments_are_settings(name: str, confi
     assert settings.replicas_min <= settings.replicas_max
 
 
+def test_serve_can_tell_from_the_builder_that_arguments_are_settings() -> None:
+    from serve_app.app import build_app
+
+    assert inspect.signature(build_app).parameters["args"].annotation is Settings
+
+
 def test_the_cluster_launcher_file_is_valid() -> None:
     import ray.autoscaler
 
@@ -180,17 +191,20 @@ def test_the_ray_environment_is_what_the_service_sets_for_itself(monkeypatch: py
 
     for name in [n for n in os.environ if n.startswith("RAY_")]:
         monkeypatch.delenv(name)
-    script = f". {CONFIGS}/ray_environment.sh && env"
+    script = f". {CONFIGS}/ray_environment.sh && env -0"
     out = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}).stdout
-    ours = dict(line.split("=", 1) for line in out.splitlines() if line.startswith("RAY_"))
+    ours = dict(line.split("=", 1) for line in out.split("\0") if line.startswith(("RAY_", "FORWARDED_")))
     monkeypatch.setattr(os, "environ", dict(os.environ))
     launch.prepare_environment()
-    for name in ours.keys() - {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"}:
+    own = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"}  # Of `ray start`, which the service does not run.
+    for name in ours.keys() - own:
         assert ours[name] == os.environ[name], name
-    manifest = (DEPLOY / "kuberay/base/rayservice.yaml").read_text()
-    for name in ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_SERVE_HAPROXY_RETRY_ON"):
-        values = re.findall(rf'name: {name}, value: "?([^"}}]+)"?}}', manifest)
-        assert values == [ours[name]] * 3, name
+    config = yaml.safe_load((DEPLOY / "kuberay/base/rayservice.yaml").read_text())["spec"]["rayClusterConfig"]
+    for group in (config["headGroupSpec"], *config["workerGroupSpecs"]):
+        [container] = group["template"]["spec"]["containers"]
+        variables = {v["name"]: v["value"] for v in container["env"]}
+        for name in ours.keys() - own - {"RAY_AUTH_MODE", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"}:
+            assert variables[name] == ours[name], name
 
 
 def test_shell_scripts_have_no_fault_that_shellcheck_knows() -> None:

@@ -57,11 +57,29 @@ def test_a_window_is_bounded_at_the_ends_of_the_file(tmp_path: Path) -> None:
     assert excerpts.read_window(log, 5000) == ()
 
 
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("ending", [b"", b"\n"])
+def test_the_tail_is_the_last_lines_with_their_numbers(packing: str, ending: bytes, tmp_path: Path) -> None:
+    data = b"\n".join(b"line %d" % n for n in range(1, 400_001)) + ending
+    tail = excerpts.read_tail(put(tmp_path, PACKINGS[packing](data)))
+    assert [(line.line_number, line.text) for line in tail] == [(n, f"line {n}") for n in range(400_001 - excerpts.TAIL_LINES, 400_001)]
+    assert data[tail[0].byte_offset :].startswith(tail[0].text.encode())
+
+
+def test_the_tail_of_a_short_log_is_the_log(tmp_path: Path) -> None:
+    assert [line.line_number for line in excerpts.read_tail(put(tmp_path, b"a\n\nb"))] == [1, 3]
+
+
 def test_a_line_without_end_is_cut(tmp_path: Path) -> None:
     log = put(tmp_path, b"y" * 6_000_000 + b"\nafter")
     found = excerpts.read_lines(log, [1, 2])
     assert len(found[1].text) == excerpts.LINE_BYTES_MAX
     assert found[2].text == "after"
+
+
+def test_lines_of_utf_16_are_those_of_the_scan(tmp_path: Path) -> None:
+    log = put(tmp_path, "one\ntwo é\nthree".encode("utf-16"))
+    assert [line.text for line in excerpts.read_lines(log, [2, 3]).values()] == ["two é", "three"]
 
 
 def test_a_damaged_archive_ends_where_it_breaks(tmp_path: Path) -> None:

@@ -129,6 +129,13 @@ def test_agreement_brings_the_models_wording_and_keeps_the_rules_lines_first() -
     assert (found.opinion.agrees, found.opinion.tokens_in, found.rules_action) == (True, 5, Action.STOP)
 
 
+@pytest.mark.parametrize("category", ["storage", "network_nccl"])
+def test_without_a_grounded_citation_neither_words_nor_category_are_taken(category: str) -> None:
+    rules = rules_answer(action=Action.STOP, category=Category.STORAGE)
+    found = settle(reply((99, "this stands nowhere in the log"), category=category), rules)
+    assert (found.source, found.category, found.root_cause) == ("rules", Category.STORAGE, "rules' words")
+
+
 def test_a_proven_stop_moves_unsure_rules_with_the_proofs_category_and_owner() -> None:
     found = settle(reply(FULL, category="checkpoint"))
     assert (found.source, found.action, found.category, found.owner) == ("model", Action.STOP, Category.STORAGE, "storage")

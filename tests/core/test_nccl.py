@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from attr_actors.core.engine import attribute_scan
-from attr_actors.core.signatures.library import load_signatures
 from attr_actors.models import Action, Attribution, Category
 from tests.core.reference_scan import scan_bytes
+from tests.core.rows import ROWS
 
-ROWS = load_signatures()
 WORK = (
     "[rank{r}]:[E607 10:20:00.1 ProcessGroupNCCL.cpp:616] [Rank {r}] Watchdog caught collective operation timeout: WorkNCCL(SeqNum={s}, "
     "OpType={op}, NumelIn={n}, NumelOut={n}, Timeout(ms)=600000) ran for 600040 milliseconds before timing out.\n"
 )
 STATE = (
-    "[rank{r}]:[E607 10:20:00.2 ProcessGroupNCCL.cpp:1785] [PG ID 0 Rank {r}] failure detected by watchdog at work sequence id: 9 PG status: "
-    "last enqueued work: {e}, last completed work: {c}\n"
+    "[rank{r}]:[E607 10:20:00.2 ProcessGroupNCCL.cpp:1785] [PG ID 0 Rank {r}] failure detected by watchdog at work sequence id: 9 "
+    "PG status: last enqueued work: {e}, last completed work: {c}\n"
 )
 
 

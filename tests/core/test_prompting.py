@@ -36,6 +36,15 @@ def test_lines_stand_in_the_files_order_behind_their_numbers_each_once() -> None
     assert set(prompt.shown) == {3, 7}
 
 
+def test_the_tail_is_shown_after_the_evidence_has_its_room() -> None:
+    tail = [line(n, f"tail {n} " + "x 1 " * 60) for n in range(100, 140)]
+    assert {7, 139} <= set(build_prompt(rules(line(7, "disk full")), OFF, 8000, tail=tail).shown)
+    narrow = build_prompt(rules(line(7, "disk full")), OFF, 1500, tail=tail)
+    assert 7 in narrow.shown
+    assert 100 not in narrow.shown
+    assert narrow.tokens <= 1500
+
+
 def test_the_rules_verdict_is_not_told() -> None:
     text = "".join(m["content"] for m in build_prompt(rules(line(1, "x")), OFF, 8000).messages)
     assert "SECRETVERDICT" not in text

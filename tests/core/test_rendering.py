@@ -64,6 +64,14 @@ def test_excluded_nodes_stand_in_the_explanation() -> None:
     assert "Exclude: n1, n2." in render_cycle_text(attribution(Action.EXCLUDE, exclude_nodes=("n1", "n2")))
 
 
+def test_a_disagreement_stands_in_the_explanation_whoever_decided() -> None:
+    told = ModelOpinion(model="m", prompt_version="1", action="STOP", category="storage", root_cause="disk", agrees=False)
+    assert "The model disagrees: STOP, storage." in render_cycle_text(attribution(opinion=told))
+    followed = attribution(opinion=told, source="model", rules_action=Action.RESTART)
+    assert "The rules alone say RESTART." in render_cycle_text(followed)
+    assert "disagrees" not in render_cycle_text(attribution(opinion=told.model_copy(update={"agrees": True})))
+
+
 @given(st.text(), st.text())
 def test_log_text_never_adds_a_line_to_the_cycle_text(cause: str, signature: str) -> None:
     text = render_cycle_text(attribution(root_cause=cause, signature=one_line(signature)))

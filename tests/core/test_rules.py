@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from attr_actors.core.attribute import decide
 from attr_actors.core.engine import attribute_scan
 from attr_actors.core.rules.order import RULES
-from attr_actors.core.signatures.library import load_signatures
 from attr_actors.models import Action, Attribution, Category
 from tests.core.failure_cases import read_cases
 from tests.core.reference_scan import scan_bytes
+from tests.core.rows import ROWS
 
-ROWS = load_signatures()
 STEPS = "".join(f"2024-06-07 10:00:{n:02} step {n} loss {3 - n / 100:.2f}\n" for n in range(1, 6))
 MORE_STEPS = "".join(f"2024-06-07 10:01:{n:02} step {n} loss {2 - n / 100:.2f}\n" for n in range(6, 12))
 RAISED = 'Traceback (most recent call last):\n  File "/work/train.py", line 1, in <module>\n    main()\n{}\n'

@@ -95,3 +95,24 @@ def test_config_prints_values_with_their_origin(
 
 def test_the_service_listens_on_loopback_by_default(tmp_path: Path) -> None:
     assert Settings.load(allowed_root=str(tmp_path)).host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("fields", "refused"),
+    [
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "::1"}, False),
+        ({"host": "localhost"}, False),
+        ({"host": "0.0.0.0"}, True),
+        ({"host": "node7"}, True),
+        ({"host": "0.0.0.0", "allow_anonymous": True}, False),
+        ({"host": "0.0.0.0", "api_keys_file": "/keys.json"}, False),
+    ],
+)
+def test_listening_beyond_loopback_asks_for_keys_or_for_an_explicit_word(fields: dict[str, object], refused: bool, tmp_path: Path) -> None:
+    settings = Settings.load(allowed_root=str(tmp_path), **fields)
+    if not refused:
+        settings.check_reach()
+        return
+    with pytest.raises(BadSettings, match="NVRX_ATTRSVC_ALLOW_ANONYMOUS"):
+        settings.check_reach()

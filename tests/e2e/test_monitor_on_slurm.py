@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attribution_twin import AttributionTwin
-from slurm_cluster import submit, wait_until
+
+from tests.attribution_twin import AttributionTwin
+from tests.slurm_cluster import submit, wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
 

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from ray_nodes import RayNodes, free_port
+
+from tests.ray_nodes import RayNodes, free_port
 
 REPO = Path(__file__).resolve().parent.parent.parent
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 CONFIGS = {
     "local": REPO / "cluster_configs/serve_local.yaml",
@@ -35,7 +36,8 @@ def load(name: str, place: Path, port: int) -> dict[str, Any]:
     arguments = config["applications"][0]["args"]
     arguments |= {"allowed_root": str(place / "logs"), "cache_file": str(place / "ledger.db")}
     arguments |= {"analyzers": 2, "replicas_min": min(2, arguments["replicas_min"]), "replicas_max": 2}
-    arguments.pop("host", None)
+    for absent in ("host", "api_keys_file"):
+        arguments.pop(absent, None)
     return config
 
 
@@ -85,7 +87,7 @@ def nodes(place: Path) -> Iterator[RayNodes]:
 
 
 def test_every_committed_serve_config_deploys_and_answers(nodes: RayNodes, place: Path) -> None:
-    nodes.start_head("--num-cpus=2", '--resources={"ledger": 1}')
+    nodes.start_head("--num-cpus=4", '--resources={"ledger": 1}')
     log = write(place, 1)
     first = None
     for name in CONFIGS:
@@ -112,7 +114,7 @@ def test_the_loss_of_the_ledgers_node_costs_under_a_minute_and_no_answer(nodes: 
         answers = {log: result_id(client, log) for log in (write(place, i) for i in range(20))}
         assert all(answers.values())
         # A second place for the ledger's file, on storage that both nodes see; then the first place is lost.
-        nodes.start_node("c", "--num-cpus=1", '--resources={"ledger": 1}')
+        nodes.start_node("c", "--num-cpus=2", '--resources={"ledger": 1}')
         frozen = [pid for pid in nodes.descendants("a") if b"ray::Ledger" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(frozen) == 1, "the ledger does not run where its resource is"
         os.kill(frozen[0], signal.SIGSTOP)

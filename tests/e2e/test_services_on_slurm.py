@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from slurm_cluster import submit, wait_until
+
+from tests.slurm_cluster import submit, wait_until
 
 REPO = Path(__file__).resolve().parent.parent.parent
 pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
@@ -37,6 +38,11 @@ def poll(accept: Callable[[], Any], what: str, limit_s: float = 150) -> Any:
             return found
         time.sleep(0.3)
     raise AssertionError(f"waited {limit_s:g} s for {what}")
+
+
+def ready_or_dead(url: str, output: Path) -> Any:
+    assert "stopped" not in (output.read_text() if output.exists() else ""), output.read_text()
+    return get(url, "/healthz?ready=true")
 
 
 def get(url: str, path: str) -> dict[str, Any] | None:
@@ -96,7 +102,7 @@ def test_service_and_monitor_in_one_allocation_attribute_stop_requeue_and_lose_n
     size = ["--mem=3000", "--cpus-per-task=1", f"--output={output}", "--time=30"]
     services = submit(site, tmp_path, *size, str(REPO / "deploy/nvrx_services.sbatch"))
     try:
-        poll(lambda: get(url, "/healthz?ready=true"), "the service")
+        poll(lambda: ready_or_dead(url, output), "the service")
         assert (tmp_path / "state/address").read_text() == url + "\n"
 
         job = submit(site, Path(site["NVRX_ATTRSVC_ALLOWED_ROOT"]), "--job-name=train", "--output=slurm-%j.out", f"--wrap={FAILING_JOB}")

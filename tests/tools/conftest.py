@@ -8,14 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import uvicorn
 
 from attr_actors.actors.in_process import LocalActors
 from attr_actors.settings import Settings
-from serve_app.api import build_api
-from serve_app.service import AttributionService
+from serve_app.door import Door
 from tests.api.conftest import OOM_LOG
 
 
@@ -57,8 +57,8 @@ class _Server(threading.Thread):
 
     async def _serve(self) -> None:
         actors = LocalActors(self._settings)
-        service = AttributionService(self._settings, actors.ledger, actors.tracker, actors.analyzers, actors.notifiers, actors.gate)
-        self._door = _Door(uvicorn.Config(build_api(self._settings, service), port=0, log_level="critical", ws="none"), self._opened)
+        app = Door(self._settings, actors.handles)
+        self._door = _Door(uvicorn.Config(cast(Any, app), port=0, log_level="critical", ws="none"), self._opened)
         await self._door.serve()
         await actors.stop()
 

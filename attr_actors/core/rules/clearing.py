@@ -5,7 +5,7 @@ from __future__ import annotations
 from attr_actors.core.events import Event
 from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
-from attr_actors.core.progress import loss_is_finite_after, made_progress_after
+from attr_actors.core.progress import loss_is_finite_after
 from attr_actors.core.signatures.library import Role
 
 SURVIVED_LINES = 40
@@ -17,7 +17,7 @@ def progress_clears(event: Event, evidence: Evidence) -> bool:
     """A completed step after an event shows that the run went on: recovered."""
     if event.row.id == "nan_loss":
         return loss_is_finite_after(evidence.steps, event.index)
-    return made_progress_after(evidence.steps, event.index, event.line.stream)
+    return evidence.made_progress_after(event)
 
 
 def run_went_on(event: Event, evidence: Evidence) -> bool:

@@ -7,13 +7,11 @@ from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
 from attr_actors.core.rules import clearing, selection
 from attr_actors.core.signatures.library import Role
-from attr_actors.core.verdicts import Verdict, sentence_of, verdict_of
+from attr_actors.core.verdicts import Verdict, verdict_of
 from attr_actors.models import Action, Category
 
 FAILED_EXIT = frozenset({"launch_return", "elastic_summary", "srun_exit"})
 STEPS_AFTER_DONE_MAX = 3
-VAGUE_TIER_MAX = 3
-VAGUE_LINES_AFTER_MAX = 3
 ECHO_DONE = "done_said"
 
 
@@ -46,18 +44,8 @@ def _is_echo(line: LogLine, evidence: Evidence) -> bool:
 
 
 def _is_teardown_noise(event: Event) -> bool:
-    return event.warned or (event.trace is not None and event.trace.ignored)
-
-
-def weak_error(evidence: Evidence) -> Verdict | None:
-    """A line that only mentions an error counts where the log ends right behind it."""
-    events = [
-        e
-        for e in evidence.of(Role.PRIMARY)
-        if not e.firm and not e.warned and e.row.tier <= 3 and not clearing.progress_clears(e, evidence)
-    ]
-    last = [e for e in events if clearing.ordinary_lines_after(e.line, evidence) <= 3]
-    return verdict_of("weak_error", last[0], sentence_of(last[0]), 0.4) if last else None
+    """Tell whether an event behind the end is a destructor's: ignored by Python, or an exception of which only the type is known."""
+    return event.warned or (event.is_generic and not event.uncaught)
 
 
 def teardown_only(evidence: Evidence) -> Verdict | None:
@@ -72,7 +60,7 @@ def teardown_only(evidence: Evidence) -> Verdict | None:
     return verdict
 
 
-def nothing_failed(evidence: Evidence) -> Verdict | None:
+def nothing_failed(evidence: Evidence) -> Verdict:
     """No error stands: the run finished, or it is still running, or the log was cut."""
     moved = bool(evidence.steps)
     sentence = "No failure was found; the log ends while the run was working." if moved else "No failure was found."

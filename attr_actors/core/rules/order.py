@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from attr_actors.core.evidence import Evidence
 from attr_actors.core.rules.communication import collective_failed, helper_process_lost
-from attr_actors.core.rules.ends import nothing_failed, success_ends_it, teardown_only, weak_error
+from attr_actors.core.rules.ends import success_ends_it, teardown_only
 from attr_actors.core.rules.facts import hardware_fact_wins, loss_is_no_number, node_failure_wins
 from attr_actors.core.rules.first_error import first_error_is_the_root
 from attr_actors.core.rules.scheduling import (
@@ -36,7 +36,5 @@ RULES: tuple[Rule, ...] = (
     collective_failed,
     helper_process_lost,
     cancelled,
-    weak_error,
     teardown_only,
-    nothing_failed,
 )

@@ -22,9 +22,17 @@ def primaries(evidence: Evidence) -> list[Event]:
 
 def standing_primaries(evidence: Evidence) -> list[Event]:
     """Return the primaries that the run did not get over; where it got over all, the last burst still counts."""
-    unrecovered = [e for e in primaries(evidence) if not clearing.progress_clears(e, evidence)]
+    unrecovered = survived_before([e for e in primaries(evidence) if not clearing.progress_clears(e, evidence)], evidence)
     fatal = known_before_vague(program_before_shell([e for e in unrecovered if not was_left_behind(e, evidence)]))
     return fatal or [e for e in unrecovered if e.trace is not None and not evidence.dones]
+
+
+def survived_before(events: list[Event], evidence: Evidence) -> list[Event]:
+    """What the run got over before, it gets over again, unless this time it ended the program."""
+    if all(e.uncaught for e in events):
+        return events
+    known = {e.shape for e in primaries(evidence) if clearing.progress_clears(e, evidence)}
+    return [e for e in events if e.uncaught or e.shape not in known]
 
 
 def was_left_behind(event: Event, evidence: Evidence) -> bool:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from attr_actors.core.signatures.gating import gate_expressions
 from attr_actors.core.signatures.library import Role, Signature, load_signatures
 from attr_actors.core.signatures.matching import (
     ROWS_MAX,
@@ -27,14 +28,15 @@ from attr_actors.core.signatures.matching import (
 )
 from attr_actors.errors import BadSignature
 
-MAGIC = b"attrdb2\n"
+MAGIC = b"attrdb3\n"
 CACHE_BYTES_MAX = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """All rows and four automata over them; ``clone()`` it for each scan.
+    """All rows and five automata over them; ``clone()`` it for each scan.
 
+    ``gate``: literals, one of which is in every line of ``events`` (None with re2).
     ``events``: the rows that may wake the scanner. ``progress``: completed steps. ``everything``: all rows, for lines that are kept.
     ``digits``: those of ``events`` that name certain digits.
     """
@@ -46,11 +48,13 @@ class Database:
     progress: Matcher
     everything: Matcher
     digits: Matcher
+    gate: Matcher | None
 
     def clone(self) -> Database:
         """Return the same database with scratch space of its own."""
-        matchers = (m.clone() for m in (self.events, self.progress, self.everything, self.digits))
-        return Database(self.rows, self.backend, self.fingerprint, *matchers)
+        gate = self.gate.clone() if self.gate else None
+        events, progress, everything, digits = (m.clone() for m in (self.events, self.progress, self.everything, self.digits))
+        return Database(self.rows, self.backend, self.fingerprint, events, progress, everything, digits, gate)
 
     def row_index(self, signature_id: str) -> int:
         """Return the index of a row. Raises KeyError."""
@@ -72,12 +76,22 @@ def build_database(rows: Sequence[Signature], backend: str = "auto", cache_dir: 
     name = choose_backend(backend)
     fingerprint = _fingerprint(rows, name)
     groups = _groups(rows)
-    matchers = _load(cache_dir, fingerprint, groups) if name == "hyperscan" and cache_dir else None
+    matchers: list[Matcher] | None = None
+    if name == "hyperscan" and cache_dir:
+        matchers = _load(cache_dir, fingerprint, groups)
     if matchers is None:
         matchers = [compile_matcher(rows, ids, name) if ids else _Nothing() for ids in groups]
-        if name == "hyperscan" and cache_dir:
-            _save(cache_dir, fingerprint, matchers)
-    return Database(tuple(rows), name, fingerprint, *matchers)
+        if name == "hyperscan":
+            matchers.append(_compile_gate(rows, groups[0]))
+            if cache_dir:
+                _save(cache_dir, fingerprint, matchers)
+    gate = matchers[4] if name == "hyperscan" else None
+    return Database(tuple(rows), name, fingerprint, matchers[0], matchers[1], matchers[2], matchers[3], gate)
+
+
+def _compile_gate(rows: Sequence[Signature], ids: Sequence[int]) -> Matcher:
+    expressions = gate_expressions(rows, ids)
+    return HyperscanMatcher.compile_expressions(expressions, range(len(expressions))) if expressions else _Nothing()
 
 
 class _Nothing:
@@ -110,11 +124,11 @@ def _load(cache_dir: str, fingerprint: str, groups: Sequence[Sequence[int]]) -> 
     if payload is None or not payload.startswith(MAGIC) or hashlib.sha256(payload[40:]).digest() != payload[8:40]:
         return None
     position, matchers = 40, list[Matcher]()
-    for ids in groups:
+    for ids in (*groups, (0,)):
         (length,) = struct.unpack_from("<Q", payload, position)
         position += 8
         try:
-            matchers.append(HyperscanMatcher.load(payload[position : position + length], ids) if ids else _Nothing())
+            matchers.append(HyperscanMatcher.load(payload[position : position + length], ids) if length else _Nothing())
         except hyperscan.error:
             return None
         position += length

@@ -60,13 +60,17 @@ class HyperscanMatcher:
     @classmethod
     def compile(cls, rows: Sequence[Signature], ids: Sequence[int]) -> HyperscanMatcher:
         """Compile the given rows (about 2 ms each). Raises BadSignature for what hyperscan cannot read."""
-        automaton = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
         try:
-            automaton.compile(
-                expressions=[confine(rows[i].regex).encode() for i in ids], ids=list(ids), flags=[hyperscan.HS_FLAG_MULTILINE] * len(ids)
-            )
+            return cls.compile_expressions([confine(rows[i].regex) for i in ids], ids)
         except hyperscan.error:
             raise BadSignature(_first_fault(rows, ids)) from None
+
+    @classmethod
+    def compile_expressions(cls, expressions: Sequence[str], ids: Sequence[int]) -> HyperscanMatcher:
+        """Compile confined regexes. Raises hyperscan.error."""
+        automaton = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+        flags = [hyperscan.HS_FLAG_MULTILINE] * len(ids)
+        automaton.compile(expressions=[e.encode() for e in expressions], ids=list(ids), flags=flags)
         return cls(automaton, tuple(ids))
 
     @classmethod
@@ -87,12 +91,16 @@ class HyperscanMatcher:
         events: list[int] = []
         append = events.append
 
-        def on_match(row: int, _from: int, end: int, _flags: int, _context: object) -> bool:
+        def on_match(row: int, _from: int, end: int, _flags: int, _context: object) -> None:
+            append(end << ROW_BITS | row)
+
+        def on_bounded_match(row: int, _from: int, end: int, _flags: int, _context: object) -> bool:
             append(end << ROW_BITS | row)
             return len(events) > events_max
 
+        handler = on_bounded_match if events_max < len(text) else on_match
         try:
-            self._automaton.scan(text, match_event_handler=on_match, scratch=self._scratch)
+            self._automaton.scan(text, match_event_handler=handler, scratch=self._scratch)
         except hyperscan.ScanTerminated:
             return events, True
         return events, False

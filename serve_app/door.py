@@ -1,0 +1,218 @@
+"""What every request passes first: who asks, how often, and whether the answer is at hand. Plain ASGI, in front of FastAPI.
+
+Hold in mind: this runs once per request on the replica's only loop, so it works on bytes and builds no request object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, NamedTuple, cast
+
+from attr_actors.core.access import ANYONE, Caller, Scope
+from attr_actors.errors import AttrError, Overloaded
+from attr_actors.handles import Actors
+from attr_actors.settings import Settings
+from serve_app.allowances import Account, Allowances
+from serve_app.answers import AnswerCache, Key
+from serve_app.api import build_api
+from serve_app.clients import client_address, parse_networks
+from serve_app.error_replies import error_body, error_headers
+from serve_app.figures import FigureBook
+from serve_app.keys import Keys
+from serve_app.overview import Overview
+from serve_app.service import AttributionService
+
+Message = MutableMapping[str, Any]
+AsgiScope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+TICK_S = 1.0
+"""How often the keys are looked at and the limiter is compared with."""
+
+
+class Rule(NamedTuple):
+    """What a route asks of its caller. ``name`` stands in the figures."""
+
+    name: str
+    scope: Scope | None
+    rate: str | None = None
+    confined: bool = True
+    """False: it shows what belongs to everybody, so that a key with a root of its own may not use it."""
+
+
+OTHER = Rule("other", None)
+RULES = {
+    ("POST", "/logs"): Rule("submit", Scope.SUBMIT, "submit"),
+    ("GET", "/logs"): Rule("result", Scope.READ, "analyze"),
+    ("GET", "/print"): Rule("preview", Scope.READ, "preview"),
+    ("GET", "/jobs"): Rule("jobs", Scope.READ, confined=False),
+    ("GET", "/inflight"): Rule("inflight", Scope.READ, confined=False),
+    ("GET", "/stats"): Rule("stats", Scope.READ, confined=False),
+    ("GET", "/metrics"): Rule("metrics", Scope.READ, confined=False),
+    ("GET", "/healthz"): Rule("healthz", None),
+    ("GET", "/"): Rule("root", None),
+    ("POST", "/mcp"): Rule("mcp", Scope.READ, "analyze"),
+    ("GET", "/mcp"): Rule("mcp", Scope.READ),
+    ("DELETE", "/mcp"): Rule("mcp", Scope.READ),
+}
+
+
+class Door:
+    """The ASGI application that a replica serves."""
+
+    def __init__(self, settings: Settings, actors: Actors) -> None:
+        self._service = AttributionService(settings, actors)
+        self._figures = FigureBook(actors.meter)
+        self._overview = Overview(actors, self._figures)
+        self.api = build_api(settings, self._service, self._overview)
+        self._app = cast(Asgi, self.api)
+        self._keys = Keys(settings.api_keys_file)
+        self._trusted = parse_networks(settings.trusted_proxies)
+        self._allowances = Allowances(settings, actors.limiter, self._figures.counts)
+        self._answers = AnswerCache(settings)
+        self._figures.gauge(self._answers.gauges)
+        self._figures.gauge(self._service.gauges)
+        self._overview.watch(self._keys.issues)
+        self._overview.watch(self._service.issues)
+        self._waiting_max = settings.waiting_requests_max
+        self._waiting = 0
+        self._ticking: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._ticking is None:
+            self._ticking = asyncio.create_task(self._tick_for_ever())
+        started = time.perf_counter()
+        status = 500
+        rule = RULES.get((scope["method"], scope["path"]), OTHER)
+
+        async def counting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._serve(rule, scope, receive, counting)
+        finally:
+            self._figures.count_request(rule.name, status, time.perf_counter() - started)
+
+    async def _serve(self, rule: Rule, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        headers: Headers = []
+        try:
+            caller = self._admit(scope, rule)
+            account = await self._charge(scope, rule, caller, headers)
+        except AttrError as exc:
+            await _send_error(send, exc, headers)
+            return
+        if rule.name == "result" and await self._answer_from_memory(scope, caller, headers, send):
+            return
+        if self._waiting >= self._waiting_max and rule.rate:
+            await _send_error(send, Overloaded(f"{self._waiting_max} requests wait here for an answer; try again later", 5.0), headers)
+            return
+        self._waiting += 1
+        try:
+            await self._pass_on(scope, receive, send, caller, account, headers)
+        finally:
+            self._waiting -= 1
+
+    def _admit(self, scope: AsgiScope, rule: Rule) -> Caller:
+        """Identify the caller of a route that is not open. Raises Unauthorized or Forbidden."""
+        if rule.scope is None:
+            return ANYONE
+        caller = self._keys.identify(_token(scope))
+        caller.require(rule.scope)
+        if caller.root and not rule.confined:
+            caller.require(Scope.ADMIN)
+        return caller
+
+    async def _charge(self, scope: AsgiScope, rule: Rule, caller: Caller, headers: Headers) -> Account | None:
+        """Count the request against its client's limit. Raises RateLimited."""
+        if rule.rate is None:
+            return None
+        client = f"key {caller.name}" if caller is not ANYONE else self._address(scope)
+        account = self._allowances.account(rule.rate, client)
+        try:
+            await self._allowances.charge(account)
+        finally:
+            headers += account.headers(time.time())
+        return account
+
+    def _address(self, scope: AsgiScope) -> str:
+        forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        peer = scope.get("client")
+        return client_address(peer[0] if peer else "", forwarded, self._trusted)
+
+    async def _answer_from_memory(self, scope: AsgiScope, caller: Caller, headers: Headers, send: Send) -> bool:
+        """Answer a GET of a kept reply that still stands."""
+        key = (caller.root, scope["query_string"])
+        answer = self._answers.find(key)
+        if answer is None:
+            return False
+        if self._answers.needs_stat(answer) and not await self._service.still_stands(answer.basis):
+            self._answers.drop(key)
+            return False
+        self._figures.counts["cache.replica_hits"] += 1
+        await _send(send, 200, [*headers, (b"content-type", b"application/json")], answer.body)
+        return True
+
+    async def _pass_on(
+        self, scope: AsgiScope, receive: Receive, send: Send, caller: Caller, account: Account | None, headers: Headers
+    ) -> None:
+        """Let FastAPI answer, and keep the reply if its route says what it stands on."""
+        state = scope["state"] = {**scope.get("state", {}), "caller": caller}
+        key = (caller.root, scope["query_string"])
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *headers]
+            elif message["type"] == "http.response.body":
+                self._look_at(state, key, message, account)
+            await send(message)
+
+        await self._app(scope, receive, sending)
+
+    def _look_at(self, state: dict[str, Any], key: Key, message: Message, account: Account | None) -> None:
+        if account and state.get("joined"):  # The flight was paid for by the one who started it.
+            self._allowances.refund(account)
+        if state.get("basis") and not message.get("more_body"):
+            self._answers.keep(key, bytes(message.get("body", b"")), state["basis"])
+
+    async def tick(self) -> None:
+        """Take in what changed elsewhere, and tell what happened here."""
+        await self._keys.reload()
+        await self._allowances.compare()
+        await self._figures.report()
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            await self.tick()
+
+
+def _token(scope: AsgiScope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return str(value[7:].strip().decode("latin-1"))
+        if name == b"x-api-key":
+            return str(value.strip().decode("latin-1"))
+    return None
+
+
+async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_error(send: Send, exc: AttrError, headers: Headers) -> None:
+    more = [(name.lower().encode(), value.encode()) for name, value in error_headers(exc).items()]
+    await _send(send, exc.http_status, [*headers, *more, (b"content-type", b"application/json")], error_body(exc.code, exc.message))

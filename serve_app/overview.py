@@ -1,0 +1,99 @@
+"""How the service is, summed over its actors: GET /stats and GET /healthz."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from attr_actors.errors import BusyError
+from attr_actors.handles import Actors, Reporting
+from attr_actors.models import Health, Stats
+from serve_app.bodies import HealthReply
+from serve_app.figures import FigureBook
+
+HEALTH_AGE_MAX_S = 1.0
+"""Health is asked of the actors at most this often per replica: load balancers probe more often than it changes."""
+
+HEALTH_WAIT_S = 2.0
+"""Probes give up soon: a late answer of an actor is told as such."""
+
+STATUSES = ("ok", "degraded", "fail")
+
+VITAL = frozenset({"ledger", "tracker"})
+"""Without these no request but a cached one can be answered."""
+
+
+class Overview:
+    """Asks all actors; one per replica."""
+
+    def __init__(self, actors: Actors, figures: FigureBook) -> None:
+        self._actors = actors
+        self._figures = figures
+        self._health: tuple[float, HealthReply] | None = None
+        self._asking: asyncio.Task[HealthReply] | None = None
+        self._own: list[Callable[[], list[str]]] = []
+
+    def watch(self, issues: Callable[[], list[str]]) -> None:
+        """Add what ``issues()`` returns, which is this replica's own, to the state of the service."""
+        self._own.append(issues)
+
+    async def counters(self) -> dict[str, float]:
+        """Return the summed counters of all actors and replicas by dotted name."""
+        await self._figures.report()
+        total: Counter[str] = Counter()
+        for stats in await asyncio.gather(*(_stats_of(actor) for actor in self._actors.named.values())):
+            total.update(stats.counts)
+        health = await self.health()
+        return dict(total) | self._processes(await self._ask_all()) | {"health.status": STATUSES.index(health.status)}
+
+    async def health(self) -> HealthReply:
+        """Return the state of the service and its actors, at most a second old."""
+        if self._health is None or time.monotonic() - self._health[0] > HEALTH_AGE_MAX_S:
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._ask_health())
+            try:
+                async with asyncio.timeout(HEALTH_WAIT_S):
+                    return await asyncio.shield(self._asking)
+            except TimeoutError:
+                return HealthReply(status="degraded", issues=[f"the actors take longer than {HEALTH_WAIT_S:g} s to tell how they are"])
+        return self._health[1]
+
+    def _processes(self, answers: list[Health]) -> dict[str, float]:
+        """Return process id and uptime per actor, and this replica's."""
+        shown = {"actors.replica.pid": float(os.getpid())}
+        for answer in answers:
+            shown[f"actors.{answer.name}.pid"] = answer.pid
+            shown[f"actors.{answer.name}.uptime_s"] = time.time() - answer.started_at if answer.pid else 0.0
+        return shown
+
+    async def _ask_health(self) -> HealthReply:
+        try:
+            answers = await self._ask_all()
+        finally:
+            self._asking = None
+        issues = [f"{a.name}: {issue}" for a in answers for issue in a.issues] + [issue for own in self._own for issue in own()]
+        status = HealthReply(status="degraded" if issues else "ok", issues=issues)
+        if any(a.failing for a in answers):
+            status = HealthReply(status="fail", issues=issues)
+        self._health = (time.monotonic(), status)
+        return status
+
+    async def _ask_all(self) -> list[Health]:
+        return await asyncio.gather(*(_health_of(name, actor) for name, actor in self._actors.named.items()))
+
+
+async def _health_of(name: str, actor: Reporting) -> Health:
+    try:
+        return await actor.health()
+    except BusyError as exc:
+        return Health(name=name, version="", fingerprint="", pid=0, started_at=0, issues=(exc.message,), failing=name in VITAL)
+
+
+async def _stats_of(actor: Reporting) -> Stats:
+    try:
+        return await actor.stats()
+    except BusyError:
+        return Stats()  # GET /healthz says that it is away.
