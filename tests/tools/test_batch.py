@@ -269,7 +269,7 @@ def test_a_dead_process_of_the_pool_is_replaced(logs: Path) -> None:
 
     async def main() -> list[Answer]:
         with LocalWorkers(1) as workers:
-            job = Job(EngineConfig(), "e", 60.0)
+            job = Job(Settings.load(allowed_root="/").engine, "e", 60.0)  # With its cache of compiled rows.
             await workers.answer(job, log)
             os.kill(next(iter(workers._pool._processes)), signal.SIGKILL)
             with pytest.raises(WorkerDied):
