@@ -19,6 +19,7 @@ from attr_actors import (
     cli_remote,
     cli_serve,
     cli_signatures,
+    cli_snapshot,
 )
 from attr_actors.cli_output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, HelpFormatter
 
@@ -31,6 +32,7 @@ GROUPS = (
     cli_keys,
     cli_ledger,
     cli_signatures,
+    cli_snapshot,
     cli_monitor,
     cli_mcp,
     cli_completion,
