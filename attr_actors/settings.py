@@ -111,7 +111,7 @@ class Settings(BaseSettings):
     llm_api_key: SecretStr | None = Field(None, validation_alias=_bare("LLM_API_KEY"), description="Key of another endpoint.")
     llm_api_key_file: str = Field("", validation_alias=_bare("LLM_API_KEY_FILE"), description="File that holds such a key.")
     llm_fallback_models: str = Field("", description="Models to ask in turn when the first one fails, separated by commas.")
-    llm_prompt_tokens_max: int = Field(8000, ge=1500, description="Longest prompt, tokens: more evidence adds cost before it adds insight.")
+    llm_prompt_tokens_max: int = Field(8000, ge=2000, description="Longest prompt, tokens: more evidence adds cost before it adds insight.")
     llm_context_tokens: int = Field(131_072, ge=2048, description="The model's context, tokens; prompt and reply share it.")
     llm_call_timeout_s: float = Field(60, gt=0, description="Longest model call, s: a 49B model writes an answer in 5 to 30 s.")
     llm_deadline_s: float = Field(120, gt=0, description="Longest second opinion with all its calls, s; then the rules answer alone.")

@@ -55,6 +55,7 @@ PREFERENCES = (
     Preference(selection, "survived_before", lambda events, evidence: events),
     Preference(selection, "program_before_shell", lambda events: events),
     Preference(selection, "known_before_vague", lambda events: events),
+    Preference(first_error, "raised_after_logged", lambda first, candidates: first),
     Preference(first_error, "more_specific", lambda first, candidates: first),
     Preference(first_error, "first_telling", lambda event, evidence: event.line),
     Preference(first_error, "first_failed_rank", lambda evidence: None),

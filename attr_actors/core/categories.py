@@ -66,8 +66,9 @@ CONFIG_WORDS = re.compile(
     r"|\bconfig(?:uration)?\b|--[a-z][\w-]+|\bargument\b.{0,40}\b(?:required|missing|not)\b|\bin args\b"
     r"|\bplease (?:set|specify|provide|pass)\b|\bset [A-Z_]{4,}=|\benvironment variable\b"
 )
-ABSENT = re.compile(r"(?i)no such file|not found|does not exist|doesn.t exist|cannot find|couldn.t find|not a directory|is a directory")
-NOT_A_PATH = re.compile(r"(?i)module|attribute|command|package|library|symbol|executable|compiler")
+UNREADABLE = re.compile(
+    r"(?i)(?:couldn.t|could not|cannot|can.t|failed to|unable to) (?:open|read|decode|parse|load (?:data|image|audio|video|file))\b"
+)
 EMPTY_MODEL = re.compile(r"(?i)partially initialized module|most likely due to a circular import")
 NAN_WORD = re.compile(r"\b(?:nan|NaN|NAN)\b")
 
@@ -145,6 +146,13 @@ def _refused_by_configuration(row: Signature, message: str, frames: Frames) -> C
     return None
 
 
+def _input_that_cannot_be_read(row: Signature, message: str, frames: Frames) -> Category | None:
+    """A generic error whose message says that something could not be opened or decoded is that thing's."""
+    if row.id not in ("value_error", "runtime_error", "any_exception") or not UNREADABLE.search(message.split("\n")[0]):
+        return None
+    return Category.CHECKPOINT if CHECKPOINT_PATH.search(message[:600]) else Category.DATA
+
+
 def _raised_while_checkpointing(row: Signature, message: str, frames: Frames) -> Category | None:
     """A generic error raised by code that loads, saves or converts checkpoints is the checkpoint's."""
     if row.id not in ("value_error", "runtime_error", "any_exception") or not frames:
@@ -165,6 +173,7 @@ _REFINEMENTS: tuple[Callable[[Signature, str, Frames], Category | None], ...] = 
     _service_outside,
     _import_of_own_code,
     _refused_by_configuration,
+    _input_that_cannot_be_read,
     _raised_while_checkpointing,
     _assertion_inside,
 )
@@ -191,6 +200,8 @@ def _action(row: Signature, category: Category, message: str) -> str:
     """Return the action: a row's own, unless the category was refined into one that an unchanged restart meets again."""
     if category is Category.EXTERNAL_SERVICE and OFFLINE.search(message):
         return "STOP"  # The node has no way out: it has none on the next attempt either.
+    if row.id == "os_error" and "[Errno" in message:
+        return "RESTART"  # A system call failed with a number that no row knows: no proof that it fails again.
     if category is row.category:
         return row.action
     return "STOP" if category in _DETERMINISTIC else "RESTART"

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from attr_actors.core.lines import LogLine
 from attr_actors.core.signatures.library import Role, Signature
-from attr_actors.core.tracebacks import Traceback
+from attr_actors.core.tracebacks import Traceback, names_exception
 
 WRAPPERS = frozenset(
     [
@@ -87,10 +87,18 @@ def first_meant(chain: Sequence[Traceback]) -> Traceback:
     return chain[-1]
 
 
+def telling_line(trace: Traceback) -> LogLine:
+    """Return the exception line, or for a wrapper the line of its message that names the exception inside."""
+    assert trace.end is not None
+    if trace.name in WRAPPERS:
+        return next((line for line in trace.more[:MESSAGE_LINES_READ] if names_exception(line.body)), trace.end)
+    return trace.end
+
+
 def best_row(trace: Traceback, rows: Sequence[Signature]) -> Signature | None:
     assert trace.end is not None
     best = _most_specific(trace.end, rows)
-    if best is None or best.is_generic:
+    if best is None or best.is_generic or trace.name in WRAPPERS:
         for line in trace.more[:MESSAGE_LINES_READ]:
             other = _most_specific(line, rows)
             if other is not None and not other.is_generic and other.role in (Role.PRIMARY, Role.HARDWARE, Role.CASCADE):

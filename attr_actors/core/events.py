@@ -9,7 +9,7 @@ from functools import cached_property
 
 from attr_actors.core.attempts import shape
 from attr_actors.core.categories import Reading, read_exception
-from attr_actors.core.causes import best_row, choose_cause
+from attr_actors.core.causes import best_row, choose_cause, telling_line
 from attr_actors.core.lines import LogLine
 from attr_actors.core.progress import NAN_LOSS
 from attr_actors.core.signatures.library import Role, Signature
@@ -119,7 +119,7 @@ def traceback_event(trace: Traceback, rows: Sequence[Signature]) -> Event:
         row = next((r for r in rows if r.id == PEER_ROW), row)  # A pipe to another process broke: that process is the cause.
     reading = read_exception(root.end.body, root.text, root.frames, row)
     others = [t.end for t in chain if t.end is not None and t is not root]
-    event = Event(root.end, reading.row, reading.category, reading.action, reading.owner, root, chain=others)
+    event = Event(telling_line(root), reading.row, reading.category, reading.action, reading.owner, root, chain=others)
     event.warned = any(t.ignored for t in chain)
     event.firm = not event.warned
     event.uncaught = any(t.is_uncaught for t in chain)

@@ -23,7 +23,7 @@ from attr_actors.core.sparse import Piece
 PAGE_BYTES = 4_096
 PAGES_MAX = 2_048
 """8 MiB is read back at most: four times the text that is kept."""
-WHOLE_BYTES = 1 << 19
+WHOLE_BYTES = 1 << 16
 """A log up to this size is kept whole, if it has no more pieces than are allowed."""
 WINDOWS_PER_ROW = 16
 LEAD_CHARS = 256

@@ -235,6 +235,8 @@ def test_units_are_valid_and_confined(tmp_path: Path) -> None:
 def test_alert_rules_are_valid(tmp_path: Path) -> None:
     promtool = tool("promtool")
     rule = yaml.safe_load((DEPLOY / "kuberay/monitoring/prometheusrule.yaml").read_text())
+    plain = yaml.safe_load((DEPLOY / "prometheus/alerts.yaml").read_text())
+    assert rule["spec"]["groups"][:-1] == plain["groups"], "the alerts of Kubernetes differ from deploy/prometheus/alerts.yaml"
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]))
     assert "SUCCESS" in run(promtool, "check", "rules", tmp_path / "rules.yaml")
 

@@ -14,6 +14,8 @@ FIRST_FAILURE_RANK = re.compile(r"^\s*rank\s*: (\d+) \(local_rank: \d+\)")
 SPECIFIC_WITHIN_LINES = 15
 TELLING_TIER_MAX = 3
 TELLING_WITHIN_LINES = 400
+NATIVE_FAMILIES = frozenset({"communication", "cuda program", "gpu hardware", "memory"})
+"""What C++ finds out and logs by itself before Python hears of it."""
 
 
 def first_error_is_the_root(evidence: Evidence) -> Verdict | None:
@@ -23,10 +25,18 @@ def first_error_is_the_root(evidence: Evidence) -> Verdict | None:
         return None
     named = first_failed_rank(evidence)
     first = next((e for e in candidates if named is not None and e.line.rank == named and e.trace is not None), candidates[0])
-    event = more_specific(first, candidates)
+    event = more_specific(raised_after_logged(first, candidates), candidates)
     verdict = verdict_of("first_error_is_the_root", event, sentence_of(event), 0.6 if event.is_generic else 0.85)
     verdict.roots = [first_telling(event, evidence), *verdict.roots]
     return verdict
+
+
+def raised_after_logged(first: Event, candidates: list[Event]) -> Event:
+    """A library that logs a failure and then raises it is cited where it raises: there stands who asked for what."""
+    if first.trace is not None or first.row.family in NATIVE_FAMILIES:
+        return first
+    near = [e for e in candidates if e.trace is not None and e.row is first.row and e.line.rank == first.line.rank]
+    return next((e for e in near if 0 < e.line.number - first.line.number <= TELLING_WITHIN_LINES), first)
 
 
 def first_failed_rank(evidence: Evidence) -> int | None:
@@ -56,7 +66,7 @@ def more_specific(first: Event, candidates: list[Event]) -> Event:
 
 def first_telling(event: Event, evidence: Evidence) -> LogLine:
     """Return the first line of the event's row shortly before it: libraries log the fact before Python raises it."""
-    if event.row.tier > TELLING_TIER_MAX:
+    if event.row.tier > TELLING_TIER_MAX or event.row.family not in NATIVE_FAMILIES:
         return event.line
     for other in evidence.events:
         distance = event.line.number - other.line.number

@@ -17,6 +17,8 @@ SILENT_STEPS = 10
 
 def person_stopped_it(evidence: Evidence) -> Verdict | None:
     """An interrupt floods the log with tracebacks of its own; it is a person's decision unless an error came first."""
+    if any(e.row.id not in OWN_RULE and not clearing.progress_clears(e, evidence) for e in evidence.of(Role.SCHEDULER)):
+        return None  # Schedulers interrupt what they end: a limit or a preemption explains the interrupt.
     return _scheduler_fact(evidence, "person_stopped_it", {"user_interrupt"}, "A person interrupted the run.", 0.85)
 
 

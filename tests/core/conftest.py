@@ -1,0 +1,18 @@
+"""What the tests of the engine share: compiling all rows takes seconds, so it is done once."""
+
+from __future__ import annotations
+
+import pytest
+
+from attr_actors.core.signatures.database import Database, open_database
+
+
+@pytest.fixture(scope="session")
+def database(pytestconfig: pytest.Config) -> Database:
+    assert pytestconfig.cache is not None
+    return open_database(backend="hyperscan", cache_dir=str(pytestconfig.cache.mkdir("signatures")))
+
+
+@pytest.fixture(scope="session")
+def re2_database() -> Database:
+    return open_database(backend="re2")
