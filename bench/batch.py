@@ -76,10 +76,8 @@ def main() -> None:
             wall_s, own_s = batch(logs, Path(place, f"{workers}.jsonl"), workers)
             controls.append(control(workers))
             walls.append(wall_s)
-            print(
-                f"{workers} workers: {number / wall_s:8.1f} logs/s  {total / wall_s / 1e6:8.1f} MB/s  "
-                f"coordinator {own_s / number * 1e3:.2f} ms/log"
-            )
+            rates = f"{number / wall_s:8.1f} logs/s  {total / wall_s / 1e6:8.1f} MB/s"
+            print(f"{workers} workers: {rates}  coordinator {own_s / number * 1e3:.2f} ms/log")
         grown, possible = walls[0] / walls[1], controls[1] / controls[0]
         print(f"from 1 to 2 workers: {grown:.2f}x; the control: {possible:.2f}x; share of what was possible: {grown / possible:.0%}")
 
