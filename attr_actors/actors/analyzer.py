@@ -64,6 +64,11 @@ class Analyzer:
         joined = request.path in self._flights
         if joined and not request.background:
             self._scans.hurry(request.path, request.path)
+        if not joined and self._flights.full:  # What is known already needs no place in the queue.
+            stored = await self._ledger.lookup(request.path)
+            if stored and await self._still_holds(stored):
+                self._counts["cache.hits"] += 1
+                return stored
         analysis = await self._flights.join(request.path, lambda: self._answer(request))
         return analysis.model_copy(update={"joined": True}) if joined else analysis
 

@@ -42,6 +42,11 @@ class SingleFlight(Generic[T]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    @property
+    def full(self) -> bool:
+        """Tell whether a key that is not under way would be refused."""
+        return len(self._flights) >= self._flights_max
+
     async def join(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
         """Wait for the flight of ``key``, starting it with ``work`` if there is none. Raises Overloaded when full."""
         flight = self._take_off(key, work)
@@ -65,7 +70,7 @@ class SingleFlight(Generic[T]):
         if flight is not None:
             self.joined += 1
             return flight
-        if len(self._flights) >= self._flights_max:
+        if self.full:
             raise Overloaded(f"{self._flights_max} analyses are under way or queued; try again later", 5.0)
         flight = _Flight(asyncio.ensure_future(_run(work)), time.time(), time.monotonic())
         self._flights[key] = flight
