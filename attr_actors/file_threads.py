@@ -114,6 +114,10 @@ class FileThreads:
         if mount is not None:
             mount.hurry(ticket)
 
+    def close(self) -> None:
+        """Let the threads end; one inside a hung file system ends with its process."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     @property
     def stuck(self) -> int:
         """Return the number of threads whose caller gave up."""

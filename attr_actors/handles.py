@@ -127,19 +127,6 @@ def pick(analyzers: Sequence[AnalyzerHandle], path: str) -> AnalyzerHandle:
     return analyzers[zlib.crc32(path.encode(errors="surrogateescape")) % len(analyzers)]
 
 
-class NotifierHandle(Protocol):
-    """One sink's carrier. It works by itself; these are questions, and the request to end well."""
-
-    async def drain(self, timeout_s: float) -> bool:
-        """Stop after one last effort within the bound; return whether nothing due is left."""
-
-    async def stats(self) -> Stats:
-        """Return counters of deliveries and failures."""
-
-    async def health(self) -> Health:
-        """Return version, settings fingerprint, and why the sink does not take deliveries."""
-
-
 class TrackerHandle(Protocol):
     """The job tracker: every job's mode, files and life."""
 

@@ -53,11 +53,12 @@ wrk.body = '{{"log_path":"{path}","user":"bench","job_id":"4711"}}'
 
 
 class Rate(NamedTuple):
-    """What one run of wrk measured."""
+    """What one run of wrk measured, and the processor time that the server took per request."""
 
     per_s: float
     p50_ms: float
     p99_ms: float
+    cpu_ms: float
     errors: int
 
 
@@ -73,11 +74,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="attr-actors-bench-") as name:
         place = Path(name)
-        with service(place) as (url, token):
-            measure(url, token, place, args)
+        with service(place) as (url, token, pid):
+            measure(url, token, pid, place, args)
 
 
-def measure(url: str, token: str, place: Path, args: argparse.Namespace) -> None:
+def measure(url: str, token: str, pid: int, place: Path, args: argparse.Namespace) -> None:
     """Run all rows against a running service."""
     log = place / "logs" / "slurm-4711.out"
     log.write_text(LOG)
@@ -86,21 +87,25 @@ def measure(url: str, token: str, place: Path, args: argparse.Namespace) -> None
     (place / "body.json").write_bytes(body)
     script = place / "post.lua"
     script.write_text(POST_SCRIPT.format(path=log))
-    with bare(place / "body.json") as bare_url:
+    with bare(place / "body.json") as (bare_url, bare_pid):
         rows: dict[str, list[Rate]] = {"bare GET": [], "cached GET": [], "POST /logs": [], "GET /healthz": []}
         for _ in range(args.rounds):
-            rows["bare GET"].append(wrk(bare_url + query, args, token))
-            rows["cached GET"].append(wrk(url + query, args, token))
-            rows["POST /logs"].append(wrk(url + "/logs", args, token, script))
-            rows["GET /healthz"].append(wrk(url + "/healthz", args, token))
+            rows["bare GET"].append(wrk(bare_url + query, args, token, bare_pid))
+            rows["cached GET"].append(wrk(url + query, args, token, pid))
+            rows["POST /logs"].append(wrk(url + "/logs", args, token, pid, script))
+            rows["GET /healthz"].append(wrk(url + "/healthz", args, token, pid))
         print(f"{len(body)} bytes per reply, {args.connections} connections, median of {args.rounds} x {args.seconds} s\n")
-        print(f"{'':14}{'requests/s':>11}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}")
+        print(f"{'':14}{'requests/s':>11}{'p50 ms':>9}{'p99 ms':>9}{'cpu ms':>9}{'errors':>8}")
         for name, rates in rows.items():
             middle = Rate(*(statistics.median(column) for column in zip(*rates, strict=True)))
-            print(f"{name:14}{middle.per_s:11.0f}{middle.p50_ms:9.1f}{middle.p99_ms:9.1f}{middle.errors:8.0f}")
+            print(f"{name:14}{middle.per_s:11.0f}{middle.p50_ms:9.1f}{middle.p99_ms:9.1f}{middle.cpu_ms:9.3f}{middle.errors:8.0f}")
         ratios = [ours.per_s / theirs.per_s for ours, theirs in zip(rows["cached GET"], rows["bare GET"], strict=True)]
         tails = [ours.p99_ms / theirs.p99_ms for ours, theirs in zip(rows["cached GET"], rows["bare GET"], strict=True)]
-        print(f"\ncached GET against bare: {statistics.median(ratios):.2f} of its requests/s, {statistics.median(tails):.1f} times its p99")
+        work = [ours.cpu_ms / theirs.cpu_ms for ours, theirs in zip(rows["cached GET"], rows["bare GET"], strict=True)]
+        print(
+            f"\ncached GET against bare: {statistics.median(ratios):.2f} of its requests/s, {statistics.median(tails):.1f} times its p99,"
+        )
+        print(f"{statistics.median(work):.1f} times its processor time per request; load of the machine {os.getloadavg()[0]:.1f}")
     cold(url, token, place)
 
 
@@ -117,8 +122,9 @@ def cold(url: str, token: str, place: Path) -> None:
     print(f"cold GET of a 4 KB log, one client: p50 {took_ms[50]:.0f} ms, p95 {took_ms[95]:.0f} ms")
 
 
-def wrk(url: str, args: argparse.Namespace, token: str, script: Path | None = None) -> Rate:
-    """Run wrk once."""
+def wrk(url: str, args: argparse.Namespace, token: str, pid: int, script: Path | None = None) -> Rate:
+    """Run wrk once against the server whose first process is ``pid``."""
+    before_s = cpu_seconds(pid)
     more = ["-s", str(script)] if script else []
     out = subprocess.run(
         ["wrk", "-t1", f"-c{args.connections}", f"-d{args.seconds}s", "--latency", "-H", f"Authorization: Bearer {token}", *more, url],
@@ -130,9 +136,29 @@ def wrk(url: str, args: argparse.Namespace, token: str, script: Path | None = No
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
     errors = int(wrong[1]) if wrong else 0
     errors += sum(map(int, broken.groups())) if broken else 0
-    per_s = re.search(r"Requests/sec:\s+([\d.]+)", out)
+    per_s, total = re.search(r"Requests/sec:\s+([\d.]+)", out), re.search(r"(\d+) requests in", out)
     assert per_s
-    return Rate(float(per_s[1]), latency(out, "50%"), latency(out, "99%"), errors)
+    assert total
+    cpu_ms = (cpu_seconds(pid) - before_s) * 1000 / max(1, int(total[1]))
+    return Rate(float(per_s[1]), latency(out, "50%"), latency(out, "99%"), cpu_ms, errors)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a process and all below it have taken, s."""
+    parents: dict[int, int] = {}
+    taken: dict[int, float] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            parents[int(stat.parent.name)] = int(fields[1])
+            taken[int(stat.parent.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def is_ours(process: int) -> bool:
+        while process and process != pid:
+            process = parents.get(process, 0)
+        return process == pid
+
+    return sum(seconds for process, seconds in taken.items() if is_ours(process))
 
 
 def latency(out: str, percentile: str) -> float:
@@ -151,8 +177,8 @@ def fetch(url: str, token: str) -> bytes:
 
 
 @contextlib.contextmanager
-def service(place: Path, **environment: str) -> Iterator[tuple[str, str]]:
-    """Run ``nvrx-attrsvc`` with two replicas and one key; yield its URL and the key."""
+def service(place: Path, **environment: str) -> Iterator[tuple[str, str, int]]:
+    """Run ``nvrx-attrsvc`` with two replicas and one key; yield its URL, the key and its process id."""
     (place / "logs").mkdir()
     token = new_token()
     key = KeyRow.model_validate({"name": "bench", "sha256": hash_token(token), "scopes": ["admin"]})
@@ -171,12 +197,12 @@ def service(place: Path, **environment: str) -> Iterator[tuple[str, str]]:
     url = f"http://127.0.0.1:{port}"
     with (place / "service.log").open("w") as log, running([sys.executable, "-m", "attr_actors.cli"], env, log.fileno()) as process:
         wait_until(lambda: "serves" in (place / "service.log").read_text(), process, 120)
-        yield url, token
+        yield url, token, process.pid
 
 
 @contextlib.contextmanager
-def bare(body: Path) -> Iterator[str]:
-    """Run one uvicorn with one FastAPI route."""
+def bare(body: Path) -> Iterator[tuple[str, int]]:
+    """Run one uvicorn with one FastAPI route; yield its URL and process id."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
 
@@ -186,7 +212,7 @@ def bare(body: Path) -> Iterator[str]:
 
     with running([sys.executable, "-c", BARE, str(port), str(body)], dict(os.environ), subprocess.DEVNULL) as process:
         wait_until(answers, process, 30)
-        yield url
+        yield url, process.pid
 
 
 @contextlib.contextmanager

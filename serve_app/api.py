@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -21,6 +23,7 @@ from attr_actors.settings import Settings
 from serve_app.bodies import ErrorBody, HealthReply, InflightReply, JobsReply, ResultReply, SubmitBody, SubmitReply
 from serve_app.error_replies import error_body, error_headers
 from serve_app.figures import SECONDS
+from serve_app.mcp_door import add_mcp
 from serve_app.overview import Overview
 from serve_app.service import AttributionService, ResultQuery
 from serve_app.stats import group
@@ -40,6 +43,23 @@ def error_docs(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody} for status in (*statuses, 422, 500, 503)}
 
 
+def error_docs_of_text(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document the same for a route whose success is plain text: its errors are JSON all the same."""
+    body = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorBody"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": body} for status in (*statuses, 422, 500, 503)}
+
+
+SUBMIT_LINKS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "links": {
+            "result": {"operationId": "result_logs_get", "parameters": {"log_path": "$response.body#/normalized_path"}},
+            "preview": {"operationId": "preview_print_get", "parameters": {"log_path": "$response.body#/normalized_path"}},
+        }
+    }
+}
+"""What a client may do next with a submitted log."""
+
+
 def build_api(settings: Settings, service: AttributionService, overview: Overview) -> FastAPI:
     """Return the app of one replica."""
     api = FastAPI(
@@ -51,13 +71,15 @@ def build_api(settings: Settings, service: AttributionService, overview: Overvie
     _add_error_handlers(api)
     _add_log_routes(api, service)
     _add_introspection_routes(api, service, overview)
+    add_mcp(api, settings, service)
     return api
 
 
 def _add_log_routes(api: FastAPI, service: AttributionService) -> None:
-    @api.post("/logs", response_model=SubmitReply, responses=error_docs(400, 401, 403, 404, 429))
+    @api.post("/logs", response_model=SubmitReply, responses={**error_docs(400, 401, 403, 404, 429), **SUBMIT_LINKS})
     async def submit(body: SubmitBody, request: Request) -> Response:
         """Register a job's log. Returns at once; ``terminal`` starts the analysis."""
+        request.state.log_path, request.state.job_id = body.log_path, body.job_id
         return _json(await service.submit(body, _caller(request).root))
 
     @api.get("/logs", response_model=ResultReply, responses=error_docs(400, 401, 403, 404, 429))
@@ -71,14 +93,16 @@ def _add_log_routes(api: FastAPI, service: AttributionService) -> None:
         all_files: Annotated[bool, Query(description="Splitlog: every complete file, under ``files``.")] = False,
     ) -> Response:
         """Tell why the job died."""
+        request.state.log_path = log_path
         query = ResultQuery(log_path, wl_restart, wait, timeout_s, file, all_files, _caller(request).root)
         reply = await service.result(query)
         request.state.basis, request.state.joined = reply.basis, reply.joined
         return _json(reply)
 
-    @api.get("/print", response_class=PlainTextResponse, responses=error_docs(400, 401, 403, 404, 429))
+    @api.get("/print", response_class=PlainTextResponse, responses=error_docs_of_text(400, 401, 403, 404, 429))
     async def preview(request: Request, log_path: LogPathParam) -> Response:
         """Show the first 4096 bytes of a log."""
+        request.state.log_path = log_path
         return Response(await service.preview(log_path, _caller(request).root), media_type="text/plain; charset=utf-8")
 
 
@@ -99,7 +123,7 @@ def _add_introspection_routes(api: FastAPI, service: AttributionService, overvie
         """Return the counters by group."""
         return _json(group(await overview.counters()), pretty, indent)
 
-    @api.get("/metrics", response_class=PlainTextResponse, responses=error_docs(401, 403))
+    @api.get("/metrics", response_class=PlainTextResponse, responses=error_docs_of_text(401, 403))
     async def metrics() -> Response:
         """Return the counters of all replicas and actors for Prometheus."""
         return Response(render_exposition(await overview.counters(), SECONDS), media_type=EXPOSITION_TYPE)
@@ -138,7 +162,10 @@ def _add_error_handlers(api: FastAPI) -> None:
     @api.exception_handler(HTTPException)
     async def on_http_error(request: Request, exc: HTTPException) -> Response:
         code = HTTP_CODES.get(exc.status_code, "invalid_request")
-        return _error(exc.status_code, code, _http_message(request, exc), headers=dict(exc.headers or {}))
+        headers = dict(exc.headers or {})
+        if exc.status_code == 405:  # The router names the methods of one route; a path may have several.
+            headers["Allow"] = ", ".join(sorted(_methods(api, request.url.path)))
+        return _error(exc.status_code, code, _http_message(request, exc), headers=headers)
 
     @api.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, exc: RequestValidationError) -> Response:
@@ -150,6 +177,10 @@ def _add_error_handlers(api: FastAPI) -> None:
     async def on_bug(request: Request, exc: Exception) -> Response:
         logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=exc)
         return _error(500, "internal_error", "unexpected error; the service's log has the details")
+
+
+def _methods(api: FastAPI, path: str) -> set[str]:
+    return {method for route in api.routes if isinstance(route, APIRoute) and route.path == path for method in route.methods or ()}
 
 
 def _http_message(request: Request, exc: HTTPException) -> str:

@@ -6,6 +6,9 @@ Hold in mind: this runs once per request on the replica's only loop, so it works
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
+import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, cast
@@ -23,6 +26,10 @@ from serve_app.figures import FigureBook
 from serve_app.keys import Keys
 from serve_app.overview import Overview
 from serve_app.service import AttributionService
+
+logger = logging.getLogger("attr_actors.requests")
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 Message = MutableMapping[str, Any]
 AsgiScope = MutableMapping[str, Any]
@@ -46,6 +53,8 @@ class Rule(NamedTuple):
 
 
 OTHER = Rule("other", None)
+HEALTH = Rule("healthz", None)
+JSON = (b"content-type", b"application/json")
 RULES = {
     ("POST", "/logs"): Rule("submit", Scope.SUBMIT, "submit"),
     ("GET", "/logs"): Rule("result", Scope.READ, "analyze"),
@@ -54,8 +63,11 @@ RULES = {
     ("GET", "/inflight"): Rule("inflight", Scope.READ, confined=False),
     ("GET", "/stats"): Rule("stats", Scope.READ, confined=False),
     ("GET", "/metrics"): Rule("metrics", Scope.READ, confined=False),
-    ("GET", "/healthz"): Rule("healthz", None),
+    ("GET", "/healthz"): HEALTH,
     ("GET", "/"): Rule("root", None),
+    ("POST", "/mcp"): Rule("mcp", Scope.READ, "analyze"),
+    ("GET", "/mcp"): Rule("mcp", Scope.READ),
+    ("DELETE", "/mcp"): Rule("mcp", Scope.READ),
 }
 
 
@@ -88,7 +100,7 @@ class Door:
         if self._ticking is None:
             self._ticking = asyncio.create_task(self._tick_for_ever())
         started = time.perf_counter()
-        status = 500
+        status = 499  # The client went away before anything was sent.
         rule = RULES.get((scope["method"], scope["path"]), OTHER)
 
         async def counting(message: Message) -> None:
@@ -110,14 +122,17 @@ class Door:
         except AttrError as exc:
             await _send_error(send, exc, headers)
             return
-        if rule.rate == "analyze" and await self._answer_from_memory(scope, caller, headers, send):
+        if rule is HEALTH and not scope["query_string"] and (body := self._overview.recent()):
+            await _send(send, 200, [JSON], body)
+            return
+        if rule.name == "result" and await self._answer_from_memory(scope, caller, headers, send):
             return
         if self._waiting >= self._waiting_max and rule.rate:
             await _send_error(send, Overloaded(f"{self._waiting_max} requests wait here for an answer; try again later", 5.0), headers)
             return
         self._waiting += 1
         try:
-            await self._pass_on(scope, receive, send, caller, account, headers)
+            await self._pass_on(rule, scope, receive, send, caller, account, headers)
         finally:
             self._waiting -= 1
 
@@ -158,24 +173,40 @@ class Door:
             self._answers.drop(key)
             return False
         self._figures.counts["cache.replica_hits"] += 1
-        await _send(send, 200, [*headers, (b"content-type", b"application/json")], answer.body)
+        await _send(send, 200, [*headers, JSON], answer.body)
         return True
 
     async def _pass_on(
-        self, scope: AsgiScope, receive: Receive, send: Send, caller: Caller, account: Account | None, headers: Headers
+        self, rule: Rule, scope: AsgiScope, receive: Receive, send: Send, caller: Caller, account: Account | None, headers: Headers
     ) -> None:
         """Let FastAPI answer, and keep the reply if its route says what it stands on."""
         state = scope["state"] = {**scope.get("state", {}), "caller": caller}
         key = (caller.root, scope["query_string"])
 
+        started, status = time.perf_counter(), 499
+        request_id = _request_id(scope)
+
         async def sending(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *headers]
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *headers, (b"x-request-id", request_id)]
             elif message["type"] == "http.response.body":
                 self._look_at(state, key, message, account)
             await send(message)
 
-        await self._app(scope, receive, sending)
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            if rule.rate and logger.isEnabledFor(logging.INFO):
+                about = {name: state[name] for name in ("log_path", "job_id") if state.get(name)}
+                took_ms = round((time.perf_counter() - started) * 1000, 1)
+                logger.info(
+                    "%s %d",
+                    rule.name,
+                    status,
+                    extra={"request_id": request_id.decode(), "caller": caller.name, "duration_ms": took_ms, **about},
+                )
 
     def _look_at(self, state: dict[str, Any], key: Key, message: Message, account: Account | None) -> None:
         if account and state.get("joined"):  # The flight was paid for by the one who started it.
@@ -204,6 +235,12 @@ def _token(scope: AsgiScope) -> str | None:
     return None
 
 
+def _request_id(scope: AsgiScope) -> bytes:
+    """Return the name that the client or a proxy gave the request, if it is harmless, or a new one."""
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
+
+
 async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -212,4 +249,4 @@ async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
 
 async def _send_error(send: Send, exc: AttrError, headers: Headers) -> None:
     more = [(name.lower().encode(), value.encode()) for name, value in error_headers(exc).items()]
-    await _send(send, exc.http_status, [*headers, *more, (b"content-type", b"application/json")], error_body(exc.code, exc.message))
+    await _send(send, exc.http_status, [*headers, *more, JSON], error_body(exc.code, exc.message))

@@ -100,7 +100,16 @@ def _ray(settings: Settings) -> Iterator[None]:
 
     address = os.environ.get("RAY_ADDRESS", "local")
     local: dict[str, Any] = {"include_dashboard": False, "num_cpus": os.cpu_count()} if address == "local" else {}
-    ray.init(address=address, namespace=settings.ray_namespace, log_to_driver=False, logging_level=logging.ERROR, **local)
+    ray.init(
+        address=address,
+        namespace=settings.ray_namespace,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        logging_config=ray.LoggingConfig(encoding="JSON", log_level=settings.log_level_name),  # Of the actors and replicas.
+        **local,
+    )
+    for handler in (*logging.getLogger().handlers, *logging.getLogger("ray").handlers):
+        handler.setLevel(logging.ERROR)  # Here a person reads.
     try:
         yield
     finally:

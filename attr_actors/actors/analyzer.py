@@ -19,7 +19,7 @@ from attr_actors.core.engine import Engine
 from attr_actors.core.following import Following
 from attr_actors.core.paths import LogPath, admit, check_readable, stat_log
 from attr_actors.core.validity import in_grace, is_valid
-from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, NotFound, Overloaded
+from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, NotFound, Overloaded, RequestError
 from attr_actors.file_threads import FileThreads
 from attr_actors.handles import LedgerHandle, ModelGateHandle
 from attr_actors.models import Analysis, AnalyzeRequest, Flight, Health, Peek, Recording, Snapshot, Stats
@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 LOOK_SLOTS = 4
 """Stats at a time and mount: they must not wait for scans."""
+
+SURVIVED_MAX = 10_000
+"""Files remembered that changed under their reader; forgetting them costs at most an isolated read."""
 
 ATTEMPTS_MAX = 3
 """One try and two retries on a fresh process: a log that kills its reader must not become a crash loop."""
@@ -51,6 +54,8 @@ class Analyzer:
         self._scans = FileThreads("scan", settings.scan_threads, settings.flights_max)
         self._looks = FileThreads("look", LOOK_SLOTS, settings.flights_max)
         self._followed = FollowedLogs(self._read_on, settings.followed_max)
+        self._survived: Counter[Snapshot] = Counter()
+        """Attempts that ended because the file went away or changed into something else: they are not held against it."""
         self._counts: Counter[str] = Counter()
         self._started_at = time.time()
 
@@ -163,7 +168,7 @@ class Analyzer:
         path, timeout_s = request.path, self._settings.compute_timeout
         log = await self._look(path, lambda: admit(path, self._settings.allowed_root))
         snapshot = await self._look(path, lambda: _readable(log))  # What cannot be read at all is no attempt.
-        attempts = await self._ledger.begin_attempt(snapshot, self._engine.fingerprint)
+        attempts = await self._ledger.begin_attempt(snapshot, self._engine.fingerprint) - self._survived[snapshot]
         if attempts > ATTEMPTS_MAX:
             raise AnalysisFailed(f"'{path}' ended its reader {ATTEMPTS_MAX} times; it is tried again when the file changes")
         started = time.monotonic()
@@ -176,6 +181,11 @@ class Analyzer:
                 )
             else:  # The process of the last attempt died, perhaps of this log: read it where nothing else can be hurt.
                 analysis = await analyze_isolated(log, self._settings.engine, self._settings.compute_timeout)
+        except RequestError:
+            if len(self._survived) >= SURVIVED_MAX:
+                self._survived.clear()
+            self._survived[snapshot] += 1
+            raise
         finally:
             self._counts["compute.seconds"] += time.monotonic() - started  # type: ignore[assignment]
         self._counts["compute.completed"] += 1

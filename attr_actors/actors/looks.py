@@ -13,7 +13,11 @@ from attr_actors.core.looking import Bounds, Known, Look, take_look
 from attr_actors.core.paths import LogPath
 from attr_actors.core.splitlog import LogsDirs
 from attr_actors.errors import Unavailable
+from attr_actors.file_threads import FileThreads
 from attr_actors.settings import Settings
+
+WAITING_MAX = 10_000
+"""Clients that may wait for one file system; as many as may call the tracker at once."""
 
 
 class Wanted(NamedTuple):
@@ -38,18 +42,14 @@ class Looks:
         self._bounds = Bounds(settings.marker_head_bytes, settings.logs_dir_files_max)
         self.lanes = max(1, settings.tracker_threads // 2)
         """Batches of a round that are under way at a time."""
-        self._clients = ThreadPoolExecutor(settings.tracker_threads, "tracker-look")
+        self._clients = FileThreads("tracker-look", settings.tracker_threads, WAITING_MAX)
         self._clock = ThreadPoolExecutor(self.lanes, "tracker-round")
         self._numbers = count(1)
 
     async def one(self, wanted: Wanted) -> Look:
         """Look at a log for a client. Raises what take_look() raises, and Unavailable."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await loop.run_in_executor(self._clients, self._take, wanted, next(self._numbers), None)
-        except TimeoutError:
-            raise self._too_slow() from None
+        number = next(self._numbers)
+        return await self._clients.run(wanted.path, lambda: self._take(wanted, number, None), self._timeout_s)
 
     async def many(self, wanted: list[Wanted], listed: LogsDirs) -> list[tuple[str, Look | Exception]]:
         """Look at a batch for the clock; whatever went wrong with one log is its answer."""
@@ -62,7 +62,7 @@ class Looks:
 
     def close(self) -> None:
         """Let the threads end."""
-        self._clients.shutdown(wait=False)
+        self._clients.close()
         self._clock.shutdown(wait=False)
 
     def _take(self, wanted: Wanted, number: int, listed: LogsDirs | None) -> Look:

@@ -31,7 +31,7 @@ from attr_actors.core.paths import LogPath
 from attr_actors.core.prompting import PROMPT_VERSION, Prompt, build_prompt
 from attr_actors.core.proofs import prover
 from attr_actors.core.redaction import Finder, Redactor
-from attr_actors.core.replies import Lookup, Reply
+from attr_actors.core.replies import Lookup, Reply, restored
 from attr_actors.core.signatures.library import Signature
 from attr_actors.errors import AttrError, BadReply, BusyError, ModelError
 from attr_actors.handles import LedgerHandle, ModelGateHandle
@@ -131,10 +131,10 @@ class SecondOpinion:
     async def _ask(self, key: str, case: _Case) -> StoredReply:
         """Ask within the bounds, and keep the answer. Raises ModelError or BadReply."""
         self._check_babble(key)
-        bill = Bill()
         async with self._slots:
             ticket = uuid.uuid4().hex
             await self._acquire(ticket)
+            bill = Bill()
             outcome = ModelOutcome(result="abandoned")
             try:
                 model, reply = await self._conversation.hold(case.prompt, case.redactor, functools.partial(self._look_up, case), bill)
@@ -150,7 +150,7 @@ class SecondOpinion:
         stored = StoredReply(
             key=key,
             model=model,
-            reply=reply.model_dump_json(),
+            reply=restored(reply, case.redactor.restore).model_dump_json(),
             tokens_in=bill.tokens_in,
             tokens_out=bill.tokens_out,
             cost_usd=bill.cost_usd,

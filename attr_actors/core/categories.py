@@ -200,6 +200,8 @@ def _action(row: Signature, category: Category, message: str) -> str:
     """Return the action: a row's own, unless the category was refined into one that an unchanged restart meets again."""
     if category is Category.EXTERNAL_SERVICE and OFFLINE.search(message):
         return "STOP"  # The node has no way out: it has none on the next attempt either.
+    if row.id == "os_error" and "[Errno" in message:
+        return "RESTART"  # A system call failed with a number that no row knows: no proof that it fails again.
     if category is row.category:
         return row.action
     return "STOP" if category in _DETERMINISTIC else "RESTART"

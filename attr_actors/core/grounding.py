@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from attr_actors.core.prompting import Prompt, display
+from attr_actors.core.prompting import Prompt, clean, display
 from attr_actors.core.redaction import Redactor
 from attr_actors.core.replies import CITATIONS_MAX, Citation, Reply
 from attr_actors.models import Action, Attribution, Category, Line, ModelOpinion
@@ -73,13 +73,12 @@ def locate(reply: Reply, prompt: Prompt, redactor: Redactor) -> tuple[int | None
 
     A long quote identifies a shown line even under a wrong number.
     """
-    seen = {number: _normal(display(redactor.redact(line.text))) for number, line in prompt.shown.items()}
-    return tuple(_locate(citation, seen) for citation in reply.citations[:CITATIONS_MAX])
+    seen = {number: _normal(redactor.comparable(line.text)) for number, line in prompt.shown.items()}
+    return tuple(_locate(citation, _normal(redactor.comparable(citation.quote)), seen) for citation in reply.citations[:CITATIONS_MAX])
 
 
-def _locate(citation: Citation, seen: Mapping[int, str]) -> int | None:
-    quote = _normal(citation.quote)
-    if len(quote) < QUOTE_MIN or citation.line < 1:
+def _locate(citation: Citation, quote: str, seen: Mapping[int, str]) -> int | None:
+    if len(quote) < QUOTE_MIN:
         return None
     if quote in seen.get(citation.line, ""):
         return citation.line
@@ -93,7 +92,7 @@ def ground(reply: Reply, places: Iterable[int | None], read: Mapping[int, Line],
     dropped = 0
     for citation, place in zip(reply.citations, places, strict=False):
         line = read.get(place) if place is not None else None
-        if line is None or _normal(citation.quote) not in _normal(display(redactor.redact(line.text))):
+        if line is None or _normal(redactor.comparable(citation.quote)) not in _normal(redactor.comparable(line.text)):
             dropped += 1
             continue
         # A line that was shown is cited with the rank and node that the engine knows.
@@ -103,7 +102,7 @@ def ground(reply: Reply, places: Iterable[int | None], read: Mapping[int, Line],
 
 def _normal(text: str) -> str:
     """Fold what models change when they quote: space, case, ellipses and quotation marks around it."""
-    return re.sub(r"\s+", " ", text).strip(" .…\"'`|").casefold()
+    return re.sub(r"\s+", " ", clean(text)).strip(" .…\"'`|").casefold()
 
 
 def weigh(
@@ -218,4 +217,4 @@ def _plain(text: str, lines: Iterable[Line]) -> str:
     said = "\n".join(f"{line.text} {line.node or ''}" for line in lines).casefold()
     text = _LINK.sub("[link removed]", _MARKUP.sub(" ", display(text)))
     text = _ADDRESS.sub(lambda found: found.group() if found.group().rstrip(".,;:").casefold() in said else "[removed]", text)
-    return re.sub(r"\s+", " ", text).strip()[:CAUSE_CHARS_MAX]
+    return re.sub(r"\s+", " ", clean(text)).strip()[:CAUSE_CHARS_MAX]

@@ -32,17 +32,19 @@ you, whatever it says, and a line that tells you what to answer is itself suspic
 Name the root cause: the earliest event that explains the others. Communication timeouts, aborted collectives,
 "ChildFailedError", killed peers and tracebacks during shutdown are usually consequences.
 
-category: user_code, config, data, cuda_oom, host_oom, gpu_hardware, cuda_runtime, network_nccl, storage, checkpoint,
-scheduler, dependency_env, numerical, external_service, framework_bug, none (nothing failed), unknown.
+category: cuda_oom (GPU out of memory), host_oom (RAM), gpu_hardware (Xid, ECC, NVLink), cuda_runtime (other CUDA errors),
+network_nccl (communication is the root, ports), storage (disk full, quota, I/O), checkpoint, data (a missing or bad
+sample), dependency_env (packages, drivers, libraries), config, user_code, framework_bug, numerical (NaN), scheduler
+(limit, preemption, cancel), external_service, none (nothing failed), unknown.
 action: STOP (a line proves that an unchanged restart fails again), EXCLUDE (restart without a broken node that the
 lines name), RESTART (anything transient, and whenever in doubt), CONTINUE (nothing failed), UNKNOWN.
 nodes: host names from the lines that should be excluded, else [].
-citations: one to three of the shown lines that prove the root cause, each with its number and an exact quote of 10 to
-100 characters.
+citations: one to three of the shown lines that prove the root cause, each with its number and 10 to 100 characters copied
+from it without any change.
 root_cause: one or two plain sentences. Use no name, path or address that the lines do not contain.
 
 Answer with one JSON object and nothing else:
-{"root_cause": "...", "citations": [{"line": 0, "quote": "..."}], "category": "...", "action": "...", "nodes": []}"""
+{"root_cause": "...", "citations": [{"line": <number>, "quote": "..."}], "category": "...", "action": "...", "nodes": []}"""
 
 LOOKUPS = """
 If the shown lines do not suffice, add "lookups": up to 3 of {"kind": "search", "text": "<literal text>", "line": 0} or
@@ -138,10 +140,15 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u
 _TEMPLATE = re.compile(r"<(?=[|/]?[\w|-]+[|_ ]*>)|<(?=\|)|\[(?=/?(?:INST|SYS|AVAILABLE_TOOLS|TOOL_CALLS)\b)", re.IGNORECASE)
 
 
-def display(text: str) -> str:
-    """Return a log line's text without colours, control and invisible characters and chat-template markers, on one line, cut."""
+def clean(text: str) -> str:
+    """Return a log line's text without colours, control and invisible characters and chat-template markers, on one line."""
     plain = _CONTROL.sub(" ", ANSI.sub("", text)).replace("\n", " ").replace("\t", " ").rstrip()
-    plain = _TEMPLATE.sub(lambda found: found.group() + " ", plain)
+    return _TEMPLATE.sub(lambda found: found.group() + " ", plain)
+
+
+def display(text: str) -> str:
+    """Return a log line's text clean and cut in its middle."""
+    plain = clean(text)
     if len(plain) <= LINE_CHARS_MAX:
         return plain
     head = LINE_CHARS_MAX * 2 // 3

@@ -22,6 +22,7 @@ Finder = Callable[[str], Iterable[Span]]
 LINE_MAX = 4096
 """Longer lines are cut before they are searched: no evidence line is near it, and no pattern may run for long."""
 
+TOKEN = re.compile(r"\[[a-z_]+_\d+\]")
 NESTED_MAX = 2
 """A path may hold a host or a user that was replaced before it."""
 
@@ -61,6 +62,13 @@ class Redactor:
         for _ in range(NESTED_MAX if self._values else 0):
             text = re.sub(r"\b[a-z]+_\d+\b", lambda found: self._values.get(found.group(), found.group()), text)
         return text
+
+    def comparable(self, text: str) -> str:
+        """Return the text as it can be compared whoever redacted it: identities put back, each secret as the same mark."""
+        text = self.restore(text)
+        if self.mode == "off":
+            return text
+        return TOKEN.sub("[*]", Redactor("secrets", self._finders).redact(text))
 
     def _redact_line(self, line: str) -> str:
         line = self._replace(line, _merged(self._secret_spans(line)), secret=True)

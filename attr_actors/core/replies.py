@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -67,6 +68,13 @@ class Reply(BaseModel):
     @classmethod
     def _upper(cls, value: Any) -> Any:
         return value.strip().upper() if isinstance(value, str) else value
+
+
+def restored(reply: Reply, restore: Callable[[str], str]) -> Reply:
+    """Return the reply with the identities put back, so that it means the same to whoever reads it later."""
+    citations = tuple(Citation(line=c.line, quote=restore(c.quote)) for c in reply.citations)
+    nodes = tuple(restore(node) for node in reply.nodes)
+    return reply.model_copy(update={"root_cause": restore(reply.root_cause), "citations": citations, "nodes": nodes})
 
 
 def reply_schema(with_lookups: bool) -> dict[str, Any]:

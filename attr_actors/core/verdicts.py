@@ -35,7 +35,26 @@ def verdict_of(rule: str, event: Event, sentence: str, confidence: float) -> Ver
     )
 
 
+_FAILED = {
+    Category.USER_CODE: "The program raised an error",
+    Category.CONFIG: "The configuration does not work",
+    Category.DATA: "Input data is missing or cannot be read",
+    Category.CUDA_OOM: "The accelerator ran out of memory",
+    Category.HOST_OOM: "The host ran out of memory",
+    Category.GPU_HARDWARE: "A GPU cannot be used",
+    Category.CUDA_RUNTIME: "A CUDA call failed",
+    Category.NETWORK_NCCL: "Communication failed",
+    Category.STORAGE: "Storage refused to read or write",
+    Category.CHECKPOINT: "A checkpoint could not be loaded or saved",
+    Category.SCHEDULER: "The scheduler or a person ended the run",
+    Category.DEPENDENCY_ENV: "The software environment does not fit",
+    Category.NUMERICAL: "The computation produced values that are no numbers",
+    Category.EXTERNAL_SERVICE: "A service outside the cluster failed",
+    Category.FRAMEWORK_BUG: "A library crashed or failed inside",
+}
+
+
 def sentence_of(event: Event) -> str:
     """Return one sentence that names what failed, where, and in whose words."""
     where = f" on rank {event.line.rank}" if event.line.rank is not None else ""
-    return f"{event.category.value} failure{where}: {event.line.body.strip()[:300]}"
+    return f"{_FAILED.get(event.category, 'An error ended the run')}{where}: {event.line.body.strip()[:300]}"

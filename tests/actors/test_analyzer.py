@@ -10,7 +10,7 @@ import pytest
 from attr_actors.actors.analyzer import ATTEMPTS_MAX, Analyzer
 from attr_actors.actors.isolation import analyze_isolated
 from attr_actors.core.paths import admit
-from attr_actors.errors import AnalysisFailed, EmptyFile, Overloaded
+from attr_actors.errors import AnalysisFailed, EmptyFile, NotFound, Overloaded
 from attr_actors.models import Analysis, AnalyzeRequest, Recording, Snapshot
 from attr_actors.settings import Settings
 from tests.api.conftest import OOM_LOG
@@ -102,9 +102,16 @@ def test_a_log_that_ended_its_reader_too_often_is_not_read_again(tmp_path: Path)
         asyncio.run(analyzer.analyze(AnalyzeRequest(path=path)))
 
 
-def test_a_child_that_dies_is_an_analysis_that_failed(tmp_path: Path) -> None:
+def test_a_child_that_dies_is_an_analysis_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    analyzer, path = build(tmp_path, LedgerTwin())
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(AnalysisFailed, match="exit code 1"):
+        asyncio.run(analyze_isolated(admit(path, str(tmp_path)), analyzer._settings.engine, 30))
+
+
+def test_a_log_that_goes_away_under_its_reader_is_not_found_however_often(tmp_path: Path) -> None:
     analyzer, path = build(tmp_path, LedgerTwin())
     log = admit(path, str(tmp_path))
     Path(path).unlink()
-    with pytest.raises(AnalysisFailed):
+    with pytest.raises(NotFound):
         asyncio.run(analyze_isolated(log, analyzer._settings.engine, 30))

@@ -143,6 +143,7 @@ def test_print_shows_the_first_4096_bytes_cut_at_a_character(api: Api) -> None:
 def test_unknown_routes_and_wrong_methods_have_the_error_body(api: Api) -> None:
     assert api.client.get("/nope").json()["error_code"] == "not_found"
     assert api.client.delete("/logs").json()["error_code"] == "method_not_allowed"
+    assert api.client.delete("/logs").headers["allow"] == "GET, POST"
 
 
 def test_introspection_answers_and_indents(api: Api) -> None:

@@ -8,9 +8,10 @@ import signal
 import time
 from collections.abc import Callable
 
-from attr_actors.actors.cluster import Actors, find_actors, open_actors, stop_actors
+from attr_actors.actors.cluster import find_actors, open_actors, stop_actors
 from attr_actors.core.entries import entries_of, entry_key
 from attr_actors.errors import BusyError
+from attr_actors.handles import Actors
 from attr_actors.settings import Settings
 from tests.delivering import numbered
 from tests.elasticsearch_twin import ElasticsearchTwin
@@ -36,7 +37,8 @@ async def try_to_record(actors: Actors, number: int) -> bool:
 
 
 async def health_pids(actors: Actors) -> list[int]:
-    return [health.pid for health in await asyncio.gather(actors.ledger.health(), *(n.health() for n in actors.notifiers))]
+    asked = [handle.health() for name, handle in actors.named.items() if name == "ledger" or name.startswith("notifier-")]
+    return [health.pid for health in await asyncio.gather(*asked)]
 
 
 def test_kills_of_ledger_and_notifiers_lose_and_double_nothing(cluster_settings: Make) -> None:
@@ -82,7 +84,7 @@ def test_stopping_the_actors_delivers_what_is_due_first(cluster_settings: Make) 
 
         async def write() -> None:
             # Answered health means that the first look at an empty outbox has begun; the next is an hour away.
-            await actors.notifiers[0].health()
+            await actors.named["notifier-elasticsearch"].health()
             await record(actors, 0, 30)
 
         asyncio.run(write())

@@ -9,7 +9,7 @@ import pytest
 from attr_actors.core.grounding import Grounded, Proof, ground, locate, weigh
 from attr_actors.core.prompting import build_prompt
 from attr_actors.core.redaction import Redactor
-from attr_actors.core.replies import Reply
+from attr_actors.core.replies import Reply, restored
 from attr_actors.models import Action, Attribution, Category, Line, ModelOpinion
 
 LOG = {
@@ -74,6 +74,7 @@ FULL = (21, "No space left on device")
         ((21, '"OSError: [Errno 28] No space left on device..."'), 21),
         ((99, "OSError: [Errno 28] No space left on device"), 21),  # Miscounted, but the words are in a shown line.
         ((20, "GPU has fallen off the bus"), 30),
+        ((0, "No space left on device: '/ckpt/step_100'"), 21),
     ],
 )
 def test_a_quote_that_the_file_holds_is_grounded(citation: tuple[int, str], number: int) -> None:
@@ -89,8 +90,8 @@ def test_a_quote_that_the_file_holds_is_grounded(citation: tuple[int, str], numb
         (21, "No"),
         (21, "disk quota exceeded for user"),
         (99, "something that stands nowhere"),
-        (-1, "No space left on device"),
-        (0, "No space left on device"),
+        (-1, "no such quote in this log"),
+        (0, "space left"),
         (10**12, "this line does not exist at all"),
     ],
 )
@@ -118,6 +119,25 @@ def test_quotes_of_masked_lines_are_grounded_in_the_masked_text() -> None:
     build_prompt(rules_answer(), redactor, 8000)
     found = check(reply((30, "node host_1: NVRM: Xid")), redactor=redactor)
     assert [line.node for line in found.lines] == ["tango"]
+
+
+def test_a_stored_reply_is_grounded_by_another_redactor_with_other_tokens() -> None:
+    first = Redactor("strict", names=[("host", "tango")])
+    build_prompt(rules_answer(), first, 8000)
+    kept = restored(reply((30, "node host_1: NVRM: Xid"), nodes=["host_1"]), first.restore)
+    assert kept.nodes == ("tango",)
+    other = Redactor("strict", names=[("host", "uniform"), ("host", "tango")])
+    other.redact("uniform")
+    assert len(check(kept, redactor=other).lines) == 1
+
+
+def test_a_quote_with_a_masked_secret_is_grounded_and_does_not_reveal_it() -> None:
+    secret = "hf_" + "aB3" * 12
+    text = f"OSError: token {secret} cannot read the repository"
+    first = Redactor("secrets")
+    first.redact("hf_" + "cD4" * 12)
+    assert first.comparable(first.redact(text)) == Redactor("secrets").comparable(text)
+    assert secret not in first.comparable(text)
 
 
 def test_agreement_brings_the_models_wording_and_keeps_the_rules_lines_first() -> None:

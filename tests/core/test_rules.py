@@ -202,3 +202,33 @@ def test_leaving_a_rule_out_lets_the_next_one_answer() -> None:
     assert attribute(log).rule == "hardware_fact_wins"
     assert attribute(log, without=("hardware_fact_wins",)).rule != "hardware_fact_wins"
     assert decide.__doc__
+
+
+def test_an_interrupt_that_a_scheduler_sent_is_the_schedulers() -> None:
+    preempted = "slurmstepd: error: *** JOB 88 ON n-805 CANCELLED AT 2026-07-02T16:04:53 DUE TO PREEMPTION ***\n"
+    interrupt = "".join(f"[rank0]: {line}\n" for line in RAISED.format("KeyboardInterrupt").splitlines())
+    for log in (STEPS + preempted + interrupt, STEPS + interrupt + preempted, STEPS + interrupt + LIMIT):
+        answer = attribute(log)
+        assert (answer.action, answer.category) == (Action.RESTART, Category.SCHEDULER)
+    assert attribute(STEPS + interrupt).action is Action.STOP
+
+
+def test_the_node_that_failed_is_excluded_and_not_the_batch_host() -> None:
+    cancelled = "slurmstepd: error: *** STEP 9.0 ON node076 CANCELLED AT 2026-07-02T16:04:53 DUE TO NODE FAILURE, SEE SLURMCTLD LOG ***\n"
+    answer = attribute(STEPS + cancelled + "srun: error: Node failure on node077\n" + WATCHDOG)
+    assert (answer.action, answer.exclude_nodes) == (Action.EXCLUDE, ("node077",))
+    assert attribute(STEPS + cancelled).action is Action.RESTART
+
+
+def test_what_a_program_raises_behind_an_eviction_is_its_consequence() -> None:
+    evicted = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 40Mi.\n"
+    assert attribute(STEPS + evicted + RAISED.format("RuntimeError: stopped")).category is Category.SCHEDULER
+    assert attribute(STEPS + RAISED.format("RuntimeError: first") + evicted).category is Category.USER_CODE
+
+
+def test_a_rank_with_broken_hardware_leads_to_its_node() -> None:
+    log = (
+        STEPS
+        + "[rank3]: RuntimeError: CUDA error: uncorrectable ECC error encountered\nsrun: error: gpu-3: task 3: Exited with exit code 1\n"
+    )
+    assert attribute(log).exclude_nodes == ("gpu-3",)

@@ -70,7 +70,7 @@ def outside() -> Iterator[Outside]:
             "RATE_LIMIT_SUBMIT": "1000000/minute",
         }
         environment = {f"NVRX_ATTRSVC_{name}": value for name, value in settings.items()}
-        bare = {"SLACK_BOT_TOKEN": TOKEN, "SLACK_CHANNEL": CHANNEL, "NVIDIA_API_KEY": SECRETS["model key"], "TMPDIR": str(place)}
+        bare = {"SLACK_BOT_TOKEN": TOKEN, "SLACK_CHANNEL": CHANNEL, "NVIDIA_API_KEY": SECRETS["model key"]}
         service = start_service(place, **environment, **bare, RAY_TMPDIR=str(place))
         yield Outside(elastic, slack, receiver, service, place)
         if service.process.poll() is None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 from attr_actors.core.events import Event
 from attr_actors.core.evidence import Evidence
 from attr_actors.core.progress import nan_until_the_end
 from attr_actors.core.rules import clearing, selection
 from attr_actors.core.signatures.library import Role
 from attr_actors.core.verdicts import Verdict, verdict_of
+from attr_actors.models import Suspect
 
 LATE_HARDWARE_S = 600.0
 FOREIGN_CLOCK_S = 30 * 86_400.0
 """A greater distance means that one of the clocks does not show its year."""
+FAILED_NODE = re.compile(r"[Nn]ode failure on ([\w.-]+)")
+"""The node behind ON in a cancellation is the batch host, not the one that failed."""
 NAN_LINES_MIN = 3
 """A finished run with fewer NaN lines may have shown an empty last batch."""
 
@@ -22,7 +27,10 @@ def hardware_fact_wins(evidence: Evidence) -> Verdict | None:
     if not facts:
         return None
     event = facts[0]
-    return verdict_of("hardware_fact_wins", event, f"Hardware failed: {event.row.why}", 0.95)
+    verdict = verdict_of("hardware_fact_wins", event, f"Hardware failed: {event.row.why}", 0.95)
+    if not verdict.suspects and (node := evidence.node_of(event.line)) is not None:
+        verdict.suspects.append(Suspect(kind="node", name=node, reason=f"runs rank {event.line.rank}, which met the fault"))
+    return verdict
 
 
 def _too_late(event: Event, evidence: Evidence) -> bool:
@@ -37,7 +45,16 @@ def _too_late(event: Event, evidence: Evidence) -> bool:
 def node_failure_wins(evidence: Evidence) -> Verdict | None:
     """The scheduler's word that a node died is final: all other messages are fallout."""
     facts = [e for e in evidence.of(Role.SCHEDULER) if e.row.tier == 1 and not clearing.progress_clears(e, evidence)]
-    return verdict_of("node_failure_wins", facts[0], f"A node was lost: {facts[0].row.why}", 0.95) if facts else None
+    if not facts:
+        return None
+    named = [(e, m[1]) for e in facts if (m := FAILED_NODE.search(e.line.body))]
+    event = named[0][0] if named else facts[0]
+    verdict = verdict_of("node_failure_wins", event, f"A node was lost: {event.row.why}", 0.95)
+    verdict.roots += [e.line for e in facts if e is not event]
+    verdict.suspects = [
+        Suspect(kind="node", name=name, reason="the scheduler reported its failure") for name in dict.fromkeys(n for _, n in named)
+    ]
+    return verdict
 
 
 def loss_is_no_number(evidence: Evidence) -> Verdict | None:
