@@ -69,10 +69,10 @@ class FloodFinder:
             row = event & ROW_MASK
             if row not in self._sensitive:
                 place = bisect_right(ends, (event >> ROW_BITS) - 1)
-                if row not in rows[place] and not self._is_exception(row, keys[place], 0, len(keys[place])):
+                if row in self._progress or not self._is_exception(row, keys[place], 0, len(keys[place])):
                     rows[place].append(row)
         for place, key in enumerate(keys):
-            self._memo[key] = tuple(sorted(rows[place])) if place in rows else ()
+            self._memo[key] = tuple(sorted(set(rows[place]))) if place in rows else ()
 
     def _spread(self, starts: Sequence[int], found: Sequence[tuple[int, ...]]) -> BulkHits:
         hits: defaultdict[int, list[int]] = defaultdict(list)

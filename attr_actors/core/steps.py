@@ -1,7 +1,8 @@
 """Where the completed steps are. They match nearly every line of a steady log, so they are looked for only where they matter.
 
 Hold in mind: ``last()`` and ``first()`` give exactly what a search through the whole stretch would give; they only start at the
-right end of it and widen until they have enough. Steps in overlong pieces do not count.
+right end of it and widen until they have enough. Steps in overlong pieces do not count. What a row excepts (``unless``) is not asked
+here: a steady log would pay for it on each line, and a line too many among the kept ones is judged by whoever reads it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from itertools import accumulate
 
 from attr_actors.core.blocks import CUT_BYTES, Block
 from attr_actors.core.signatures.database import Database
-from attr_actors.core.signatures.matching import ROW_BITS, ROW_MASK
+from attr_actors.core.signatures.matching import ROW_BITS
 
 WINDOW_BYTES = 4_096
 EVENTS_MANY = 500
@@ -25,7 +26,6 @@ class BlockSteps:
     def __init__(self, block: Block, database: Database) -> None:
         self._block = block
         self._matcher = database.progress
-        self._rows = database.rows
         self._all: list[int] | None = None
 
     def find_all(self) -> None:
@@ -82,27 +82,15 @@ class BlockSteps:
         for event in events:
             end = (event >> ROW_BITS) + low
             if end > piece_end:
-                begin, stop = block.piece_bounds(end)
-                if begin < low or stop - begin >= CUT_BYTES:
-                    piece_end = stop
-                elif self._is_step(event & ROW_MASK, begin, stop):
+                begin, piece_end = block.piece_bounds(end)
+                if begin >= low and piece_end - begin < CUT_BYTES:
                     found.append(begin)
-                    piece_end = stop
         return found
 
     def _search_bulk(self, low: int, high: int, events: list[int]) -> list[int]:
         lengths = list(map(len, bytes(memoryview(self._block.text)[low:high]).split(b"\n")))
         starts = list(accumulate(map((1).__add__, lengths), initial=low))
-        places = map(partial(bisect_left, starts), [low + (event >> ROW_BITS) for event in events])
-        found: dict[int, None] = {}
-        for place, event in zip(places, events, strict=True):
-            begin = starts[place - 1]
-            if begin not in found and lengths[place - 1] < CUT_BYTES and self._is_step(event & ROW_MASK, begin, begin + lengths[place - 1]):
-                found[begin] = None
+        places = dict.fromkeys(map(partial(bisect_left, starts), [low + (event >> ROW_BITS) for event in events]))
         if self._block.text[low - 1] != 0x0A:
-            found.pop(low, None)  # The end of an overlong piece.
-        return list(found)
-
-    def _is_step(self, row: int, begin: int, end: int) -> bool:
-        exception = self._rows[row].exception
-        return exception is None or not exception.search(self._block.text, begin, end)
+            places.pop(1, None)  # The end of an overlong piece.
+        return [starts[place - 1] for place in places if lengths[place - 1] < CUT_BYTES]
