@@ -193,6 +193,7 @@ async def _with_ledger(workers: Workers, job: Job, settings: Settings, post: boo
     """Work with a ledger of one's own; a second batch at the same time works without, unless it is to post."""
     try:
         ledger = await opened()
+        await ledger.stats()  # A ledger that cannot be had says so when it is asked.
     except LedgerFault:
         if post:
             raise

@@ -14,6 +14,7 @@ from attr_actors import (
     cli_jobs,
     cli_keys,
     cli_ledger,
+    cli_mcp,
     cli_monitor,
     cli_remote,
     cli_serve,
@@ -33,6 +34,7 @@ GROUPS = (
     cli_signatures,
     cli_snapshot,
     cli_monitor,
+    cli_mcp,
     cli_completion,
 )
 

@@ -9,22 +9,27 @@ from attr_actors.cli_output import EXIT_FAULTS, EXIT_OK, HelpFormatter
 
 TOLD = "attribute many logs, spread over a Ray cluster or this machine's processors"
 EXAMPLES = """\
-TARGET is a directory (searched recursively), a glob in quotes, a file with one path per line (or @FILE, or - for
-standard input), or one log. Each row of the results is described in `attr_actors/core/result_rows.py`; a run that was
-stopped goes on where it was when it is started again.
+TARGET is a directory (searched recursively), a glob in quotes, a file with one
+path per line (or @FILE, or - for standard input), or one log. A run that was
+stopped goes on where it was when it is started again. The rows of the results
+are described in attr_actors/core/result_rows.py.
 
 examples:
   nvrx-attrsvc batch /logs/2026-11 --out results.jsonl --local
-  ray job submit --working-dir . -- nvrx-attrsvc batch '/logs/**/slurm-*.out' --out /logs/results.jsonl --report /logs/results.html
+  ray job submit --working-dir . -- \\
+    nvrx-attrsvc batch '/logs/**/slurm-*.out' --out /logs/results.jsonl
 
-exit codes: 0 every log is attributed; 3 done, but some logs could not be analysed (their rows say why); 1 could not be
-done; 2 wrong arguments or settings; 130 interrupted
+exit codes: 0 every log is attributed; 3 done, but some logs could not be
+analysed (their rows say why); 1 could not be done; 2 wrong arguments or
+settings; 130 interrupted
 """
 
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    batch = commands.add_parser("batch", help=TOLD, description=TOLD.capitalize() + ".", epilog=EXAMPLES, formatter_class=HelpFormatter)
+    batch = commands.add_parser(
+        "batch", help=TOLD, description=TOLD[0].upper() + TOLD[1:] + ".", epilog=EXAMPLES, formatter_class=HelpFormatter
+    )
     batch.set_defaults(run=_batch)
     batch.add_argument("target", metavar="TARGET", help="directory, glob, list of paths, or one log")
     batch.add_argument("--out", required=True, metavar="FILE", help="JSON Lines, one row per log; taken up again if it is there")

@@ -27,7 +27,8 @@ import asyncio
 import logging
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -88,7 +89,7 @@ class LogAnalyzer:
     """
 
     def __init__(self, config: AnalyzerConfig) -> None:
-        """Start the actors or find them. Raises LedgerFault, BadSignature, Unavailable."""
+        """Start the actors or find them. Raises BadSignature, Unavailable."""
         self._home = _Home(config.settings, config.ray_address)
 
     async def __aenter__(self) -> LogAnalyzer:
@@ -179,7 +180,7 @@ class AttributionService(LogAnalyzer):
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Open the ledger that the settings name. Raises LedgerFault while a running service holds it."""
+        """Open the ledger that the settings name. While a running service holds it, every call raises LedgerFault."""
         self._home = _Home(settings.model_copy(update={"cache_file": settings.ledger_file}), None)
 
     submit_log = LogAnalyzer.submit
@@ -193,6 +194,37 @@ class _Done:
         yield from ()
 
 
+@asynccontextmanager
+async def find_or_open_actors(settings: Settings, ray_address: str | None = None) -> AsyncIterator[Actors]:
+    """Open actors in this process, on its running loop; or join those of a Ray cluster, opening them where none run."""
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.get_running_loop().shutdown_default_executor)
+        yield _open_here(settings, stack) if ray_address is None else await _join(settings, ray_address, stack)
+
+
+def _open_here(settings: Settings, stack: AsyncExitStack) -> Actors:
+    from attr_actors.actors.in_process import LocalActors
+
+    if not settings.cache_file:
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="attr-actors-", ignore_cleanup_errors=True))
+        settings = settings.model_copy(update={"cache_file": f"{place}/ledger.db"})
+    local = LocalActors(settings)
+    stack.push_async_callback(local.stop)
+    return local.handles
+
+
+async def _join(settings: Settings, address: str, stack: AsyncExitStack) -> Actors:
+    from attr_actors.actors.cluster import connect, join_actors, open_actors, stop_actors
+
+    await asyncio.to_thread(connect, address, settings)
+    running = await asyncio.to_thread(join_actors, settings)
+    if running is not None:
+        return running
+    opened = await asyncio.to_thread(open_actors, settings)
+    stack.push_async_callback(asyncio.to_thread, stop_actors, settings)
+    return opened
+
+
 class _Home:
     """A service on an event loop of its own, in a thread that ends with it."""
 
@@ -200,10 +232,12 @@ class _Home:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="attr-actors", daemon=True)
         self._thread.start()
-        self._stops: list[Callable[[], Awaitable[None]]] = []
+        self._stack = AsyncExitStack()
         self._open = True
         try:
-            self._service = self._run(self._start(settings, ray_address))
+            actors = self._run(self._stack.enter_async_context(find_or_open_actors(settings, ray_address)))
+            self._service = Service(settings, actors)
+            self.overview = Overview(actors, FigureBook(actors.meter))
         except BaseException:
             self.close()
             raise
@@ -219,42 +253,10 @@ class _Home:
         if not self._open:
             return
         self._open = False
-        self._run(self._stop())
+        self._run(self._stack.aclose())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    async def _start(self, settings: Settings, ray_address: str | None) -> Service:
-        actors = await (self._start_here(settings) if ray_address is None else self._join(settings, ray_address))
-        self.overview = Overview(actors, FigureBook(actors.meter))
-        return Service(settings, actors)
-
-    async def _start_here(self, settings: Settings) -> Actors:
-        from attr_actors.actors.in_process import LocalActors
-
-        if not settings.cache_file:
-            place = tempfile.TemporaryDirectory(prefix="attr-actors-", ignore_cleanup_errors=True)
-            self._stops.append(lambda: asyncio.to_thread(place.cleanup))
-            settings = settings.model_copy(update={"cache_file": f"{place.name}/ledger.db"})
-        local = LocalActors(settings)
-        self._stops.append(local.stop)
-        return local.handles
-
-    async def _join(self, settings: Settings, address: str) -> Actors:
-        from attr_actors.actors.cluster import connect, join_actors, open_actors, stop_actors
-
-        await asyncio.to_thread(connect, address, settings)
-        running = await asyncio.to_thread(join_actors, settings)
-        if running is not None:
-            return running
-        opened = await asyncio.to_thread(open_actors, settings)
-        self._stops.append(lambda: asyncio.to_thread(stop_actors, settings))
-        return opened
-
-    async def _stop(self) -> None:
-        for stop in reversed(self._stops):
-            await stop()
-        await asyncio.get_running_loop().shutdown_default_executor()

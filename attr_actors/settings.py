@@ -137,12 +137,14 @@ class Settings(BaseSettings):
     slack_channel: str = Field("", validation_alias=_bare("SLACK_CHANNEL"))
     slack_email_domain: str = Field("", validation_alias=_bare("SLACK_EMAIL_DOMAIN", PREFIX + "SLACK_EMAIL_DOMAIN"))
     slack_base_url: str = Field("https://slack.com/api/", description="Slack's Web API; another one behind a gateway or in tests.")
-    elasticsearch_url: str = Field("http://127.0.0.1:9200", description="Elasticsearch 8.x or 9.x, used when DATAFLOW_INDEX is set.")
+    elasticsearch_url: str = Field(
+        "http://127.0.0.1:9200", repr=False, description="Elasticsearch 8.x or 9.x, used when DATAFLOW_INDEX is set."
+    )
     elasticsearch_api_key: SecretStr | None = Field(None, description="Encoded API key; wins over user and password.")
     elasticsearch_user: str = Field("", description="User for basic authentication.")
     elasticsearch_password: SecretStr | None = Field(None, description="Password for basic authentication.")
     elasticsearch_ca_file: str = Field("", description="PEM file of the authority that signed the cluster's certificate.")
-    export_url: str = Field("", description="Webhook: each record is sent there as JSON by POST; empty: no webhook.")
+    export_url: str = Field("", repr=False, description="Webhook: each record is sent there as JSON by POST; empty: no webhook.")
     export_secret: SecretStr | None = Field(None, description="Key of the webhook's HMAC-SHA256 signature.")
     export_sinks: str = Field("", description="Names of own sinks, separated by commas: entry points of the group attr_actors.sinks.")
     sink_timeout_s: float = Field(30, gt=0, description="Longest wait for one reply of a sink, s.")

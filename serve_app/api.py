@@ -23,6 +23,7 @@ from attr_actors.settings import Settings
 from serve_app.bodies import ErrorBody, HealthReply, InflightReply, JobsReply, ResultReply, SubmitBody, SubmitReply
 from serve_app.error_replies import error_body, error_headers
 from serve_app.figures import SECONDS
+from serve_app.mcp_door import add_mcp
 from serve_app.overview import Overview
 from serve_app.service import AttributionService, ResultQuery
 from serve_app.stats import group
@@ -70,6 +71,7 @@ def build_api(settings: Settings, service: AttributionService, overview: Overvie
     _add_error_handlers(api)
     _add_log_routes(api, service)
     _add_introspection_routes(api, service, overview)
+    add_mcp(api, settings, service)
     return api
 
 

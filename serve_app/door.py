@@ -65,6 +65,9 @@ RULES = {
     ("GET", "/metrics"): Rule("metrics", Scope.READ, confined=False),
     ("GET", "/healthz"): HEALTH,
     ("GET", "/"): Rule("root", None),
+    ("POST", "/mcp"): Rule("mcp", Scope.READ, "analyze"),
+    ("GET", "/mcp"): Rule("mcp", Scope.READ),
+    ("DELETE", "/mcp"): Rule("mcp", Scope.READ),
 }
 
 
@@ -122,7 +125,7 @@ class Door:
         if rule is HEALTH and not scope["query_string"] and (body := self._overview.recent()):
             await _send(send, 200, [JSON], body)
             return
-        if rule.rate == "analyze" and await self._answer_from_memory(scope, caller, headers, send):
+        if rule.name == "result" and await self._answer_from_memory(scope, caller, headers, send):
             return
         if self._waiting >= self._waiting_max and rule.rate:
             await _send_error(send, Overloaded(f"{self._waiting_max} requests wait here for an answer; try again later", 5.0), headers)

@@ -85,6 +85,11 @@ class RayNodes:
     def logs(self) -> str:
         return "\n".join(f"== {p.name}\n{p.read_text()[-2000:]}" for p in sorted(self._place.glob("*.log")))
 
+    def serve_status(self) -> str:
+        """Return what `serve status` and the logs of the starts say, for the message of a failed test."""
+        done = subprocess.run([str(BIN / "serve"), "status"], env=self.environment, capture_output=True, text=True, timeout=60)
+        return (done.stdout + done.stderr)[-4000:] + self.logs()
+
     def descendants(self, name: str) -> list[int]:
         """Return the processes of a node, found by their parents: Ray's workers leave the process group."""
         parents: dict[int, int] = {}

@@ -181,12 +181,13 @@ def cluster_cpus() -> int:
 
 def start_own_ledger(settings: Settings, name: str) -> tuple[LedgerHandle, Callable[[], None]]:
     """Start a ledger on this node that ends with this program; return its handle and how to end it. Raises LedgerFault."""
+    own = f"{settings.ray_namespace}-own"  # Not among the service's actors, which are found by their namespace.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": name, "namespace": settings.ray_namespace, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    options = {"name": name, "namespace": own, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
     actor: ActorHandle[Any] = cast(Any, ray.remote(Ledger)).options(**options, scheduling_strategy=here).remote(settings)
     if _ask_health(actor, time.monotonic() + 60) is None:
         raise LedgerFault(f"the ledger '{settings.ledger_file}' could not be opened; does another process hold it?")
-    return cast(LedgerHandle, RemoteHandle(name, settings.ray_namespace, settings.call_timeout_s)), lambda: ray.kill(actor)
+    return cast(LedgerHandle, RemoteHandle(name, own, settings.call_timeout_s)), lambda: ray.kill(actor)
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:

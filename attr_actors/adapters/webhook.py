@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import logging
 import time
 from collections.abc import Mapping
 
@@ -34,13 +35,20 @@ class WebhookSink:
 
     def __init__(self, settings: Settings) -> None:
         """Prepare the client. Raises BadSettings for an address that is not HTTP."""
-        if not settings.export_url.startswith(("http://", "https://")):
-            raise BadSettings("NVRX_ATTRSVC_EXPORT_URL: must start with http:// or https://")
-        self._url = settings.export_url
+        try:
+            address = httpx.URL(settings.export_url)
+        except httpx.InvalidURL:
+            address = httpx.URL("")
+        if address.scheme not in ("http", "https") or not address.host:
+            raise BadSettings("NVRX_ATTRSVC_EXPORT_URL: must be of the form http(s)://host/path")
+        self._url = address.copy_with(username="", password="")
         self._secret = settings.export_secret.get_secret_value().encode() if settings.export_secret else b""
         self._cluster = settings.cluster_name
         self.counts: Mapping[str, float] = {}
-        self._client = httpx.AsyncClient(timeout=settings.sink_timeout_s, follow_redirects=False)
+        auth = httpx.BasicAuth(address.username, address.password) if address.username or address.password else None
+        self._client = httpx.AsyncClient(timeout=settings.sink_timeout_s, follow_redirects=False, auth=auth)
+        # The library's log of requests names whole addresses, and path and query of a webhook are often its secret.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
 
     async def deliver(self, deliveries: tuple[Delivery, ...]) -> tuple[Outcome, ...]:
         """Post the records side by side. Raises SinkError if no one answered."""

@@ -95,6 +95,16 @@ class Evidence:
         numbers |= {more.number for t in self.tracebacks for more in t.more}
         return frozenset(numbers | {t.end.number for t in self.tracebacks if t.end})
 
+    def node_of(self, line: LogLine) -> str | None:
+        """Return the node of a line, by its rank where another line names both."""
+        return line.node or (self._nodes.get(line.rank) if line.rank is not None else None)
+
+    @cached_property
+    def _nodes(self) -> dict[int, str]:
+        """Return the node of each rank that a line names together with it."""
+        own = self.lines[self.first : self.last]
+        return {line.rank: line.node for line in own if line.rank is not None and line.node is not None}
+
     @cached_property
     def ranks(self) -> frozenset[int]:
         """Return all ranks that wrote a kept line."""

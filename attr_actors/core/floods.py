@@ -14,6 +14,7 @@ from itertools import accumulate, compress
 
 from attr_actors.core.blocks import CUT_BYTES, Block
 from attr_actors.core.signatures.database import Database
+from attr_actors.core.signatures.library import Role
 from attr_actors.core.signatures.matching import ROW_BITS, ROW_MASK, is_digit_sensitive
 
 SAME_DIGITS = bytes.maketrans(b"123456789", b"000000000")
@@ -34,10 +35,11 @@ class FloodFinder:
         self._database = database
         self._exceptions = [row.exception for row in rows]
         self._sensitive = frozenset(i for i, r in enumerate(rows) if is_digit_sensitive(r.regex) or is_digit_sensitive(r.unless))
+        self._progress = frozenset(i for i, row in enumerate(rows) if row.role is Role.ITERATION)
         self._memo: dict[bytes, tuple[int, ...]] = {}
 
-    def find(self, block: Block) -> BulkHits | None:
-        """Return all hits of the new text, or None if a piece of it is overlong."""
+    def find(self, block: Block) -> tuple[BulkHits, list[int] | None] | None:
+        """Return all hits of the new text and, if they came along, its steps; None if a piece is overlong."""
         text = bytes(memoryview(block.text)[block.low : block.high])
         keys = text.translate(SAME_DIGITS).split(b"\n")
         lengths = list(map(len, keys))
@@ -46,20 +48,24 @@ class FloodFinder:
         starts = list(accumulate(map((1).__add__, lengths), initial=block.low))
         new = set(keys).difference(self._memo)
         if len(new) * NEW_LINES_SHARE > len(keys):
-            return self._from_events(block, starts, self._database.events.find(block.scannable)[0])
+            return self._from_events(block, starts, self._database.events.find(block.scannable)[0]), None
         self._judge(list(new))
         found = self._spread(starts, list(map(self._memo.__getitem__, keys)))
         events = self._database.digits.find(block.scannable)[0]
         found.update(self._from_events(block, starts, events))
+        steps = None
+        if self._progress.isdisjoint(self._sensitive):
+            steps = sorted({start for row in self._progress for start in found.pop(row, ())})
         if len(self._memo) > MEMO_MAX:
             self._memo.clear()
-        return found
+        return found, steps
 
     def _judge(self, keys: Sequence[bytes]) -> None:
         """Remember which rows match each key; digits do not matter to them."""
         ends = list(accumulate(map((1).__add__, map(len, keys))))
         rows: defaultdict[int, list[int]] = defaultdict(list)
-        for event in self._database.events.find(b"\n".join(keys))[0]:
+        text = b"\n".join(keys)
+        for event in self._database.events.find(text)[0] + self._database.progress.find(text)[0]:
             row = event & ROW_MASK
             if row not in self._sensitive:
                 place = bisect_right(ends, (event >> ROW_BITS) - 1)

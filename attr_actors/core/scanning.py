@@ -34,7 +34,7 @@ class Scanning:
         self._rows = database.rows
         self._finder = HitFinder(database)
         self._floods = FloodFinder(database)
-        self._progress = database.progress
+        self._database = database
         self._attempts = frozenset(i for i, row in enumerate(database.rows) if row.role is Role.ATTEMPT)
         self._progress_rows = frozenset(i for i, row in enumerate(database.rows) if row.role in PROGRESS)
         """Of the hits of one piece these come first: an attempt begins before what its first line says."""
@@ -53,11 +53,10 @@ class Scanning:
 
     def take(self, block: Block) -> None:
         """Take the new text of a block."""
-        steps = BlockSteps(block, self._progress)
+        steps = BlockSteps(block, self._database)
         hits = self._finder.find(block)
         is_flood = hits is None
         if hits is None:
-            steps.find_all()
             hits = self._take_flood(block, steps)
         if hits is None:
             is_flood, hits = False, self._finder.find_each(block)
@@ -80,9 +79,12 @@ class Scanning:
 
     def _take_flood(self, block: Block, steps: BlockSteps) -> list[Hit] | None:
         """Count the hits of a dense block in bulk and return those that may be kept; None if it has to be taken hit by hit."""
-        found = self._floods.find(block)
-        if found is None or not self._attempts.isdisjoint(found):
+        bulk = self._floods.find(block)
+        if bulk is None or not self._attempts.isdisjoint(bulk[0]):
             return None
+        found, places = bulk
+        if places is not None:
+            steps.know(places)
         hits: list[Hit] = []
         segment = self.segments[-1]
         for row, starts in found.items():

@@ -11,7 +11,8 @@ from functools import partial
 from itertools import accumulate
 
 from attr_actors.core.blocks import CUT_BYTES, Block
-from attr_actors.core.signatures.matching import ROW_BITS, Matcher
+from attr_actors.core.signatures.database import Database
+from attr_actors.core.signatures.matching import ROW_BITS, ROW_MASK
 
 WINDOW_BYTES = 4_096
 EVENTS_MANY = 500
@@ -21,15 +22,20 @@ EVENTS_MANY = 500
 class BlockSteps:
     """The steps of one block; results are indices of the first byte of their pieces."""
 
-    def __init__(self, block: Block, matcher: Matcher) -> None:
+    def __init__(self, block: Block, database: Database) -> None:
         self._block = block
-        self._matcher = matcher
+        self._matcher = database.progress
+        self._rows = database.rows
         self._all: list[int] | None = None
 
     def find_all(self) -> None:
         """Search the block once, because many questions are to come."""
         if self._all is None:
             self._all = self._search(self._block.low, self._block.high)
+
+    def know(self, places: list[int]) -> None:
+        """Take over all steps of the block, found along with something else."""
+        self._all = places
 
     @property
     def all(self) -> list[int]:
@@ -76,19 +82,27 @@ class BlockSteps:
         for event in events:
             end = (event >> ROW_BITS) + low
             if end > piece_end:
-                begin, piece_end = block.piece_bounds(end)
-                if begin >= low and piece_end - begin < CUT_BYTES:
+                begin, stop = block.piece_bounds(end)
+                if begin < low or stop - begin >= CUT_BYTES:
+                    piece_end = stop
+                elif self._is_step(event & ROW_MASK, begin, stop):
                     found.append(begin)
+                    piece_end = stop
         return found
 
     def _search_bulk(self, low: int, high: int, events: list[int]) -> list[int]:
         lengths = list(map(len, bytes(memoryview(self._block.text)[low:high]).split(b"\n")))
         starts = list(accumulate(map((1).__add__, lengths), initial=low))
-        places = dict.fromkeys(map(partial(bisect_left, starts), [low + (event >> ROW_BITS) for event in events]))
-        if max(lengths) >= CUT_BYTES or self._block.text[low - 1] != 0x0A:
-            places = {place: None for place in places if self._is_whole(starts[place - 1])}
-        return [starts[place - 1] for place in places]
+        places = map(partial(bisect_left, starts), [low + (event >> ROW_BITS) for event in events])
+        found: dict[int, None] = {}
+        for place, event in zip(places, events, strict=True):
+            begin = starts[place - 1]
+            if begin not in found and lengths[place - 1] < CUT_BYTES and self._is_step(event & ROW_MASK, begin, begin + lengths[place - 1]):
+                found[begin] = None
+        if self._block.text[low - 1] != 0x0A:
+            found.pop(low, None)  # The end of an overlong piece.
+        return list(found)
 
-    def _is_whole(self, start: int) -> bool:
-        begin, end = self._block.piece_bounds(start)
-        return begin == start and end - begin < CUT_BYTES
+    def _is_step(self, row: int, begin: int, end: int) -> bool:
+        exception = self._rows[row].exception
+        return exception is None or not exception.search(self._block.text, begin, end)

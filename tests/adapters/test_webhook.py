@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import json
@@ -95,10 +96,13 @@ def test_receiver_says_when_to_come_back(tmp_path: Path, receiver: Receiver) -> 
     assert caught.value.retry_after_s == 12
 
 
-def test_password_in_the_address_stays_out_of_errors(tmp_path: Path, receiver: Receiver) -> None:
+def test_password_in_the_address_is_used_and_stays_out_of_errors(tmp_path: Path, receiver: Receiver) -> None:
+    url = receiver.url.replace("://", "://me:hunter2@")
+    post(settings(tmp_path, export_url=url), deliveries(1))
+    assert receiver.requests[0].headers["authorization"] == "Basic " + base64.b64encode(b"me:hunter2").decode()
     receiver.down = True
     with pytest.raises(SinkError) as caught:
-        post(settings(tmp_path, export_url=receiver.url.replace("://", "://me:hunter2@"), export_secret="shared"), deliveries(1))
+        post(settings(tmp_path, export_url=url, export_secret="shared"), deliveries(1))
     assert not any(secret in caught.value.message for secret in ("hunter2", "shared"))
 
 

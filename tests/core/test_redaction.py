@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import string
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,19 @@ def test_our_own_patterns_suffice_without_the_library(kind: str) -> None:
     line, secrets = plant(kind, random.Random(7))
     masked = Redactor("secrets").redact(line)
     assert not [s for s in secrets if s in masked], masked
+
+
+def test_secrets_planted_into_lines_of_real_logs_are_masked(shared_dir: Path) -> None:
+    rng = random.Random(11)
+    leaks = []
+    for path in sorted((shared_dir / "data/logs/cases").glob("*.log")):
+        lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+        for kind in rng.sample(sorted(PLANTED), 8):
+            planted, secrets = plant(kind, rng)
+            host = rng.choice(lines)[:300].rstrip()
+            masked = Redactor("secrets", FINDERS).redact(f"{host} {planted}")
+            leaks += [(path.name, kind) for secret in secrets if secret in masked]
+    assert leaks == []
 
 
 def test_mode_off_changes_nothing() -> None:

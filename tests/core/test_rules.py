@@ -218,3 +218,17 @@ def test_the_node_that_failed_is_excluded_and_not_the_batch_host() -> None:
     answer = attribute(STEPS + cancelled + "srun: error: Node failure on node077\n" + WATCHDOG)
     assert (answer.action, answer.exclude_nodes) == (Action.EXCLUDE, ("node077",))
     assert attribute(STEPS + cancelled).action is Action.RESTART
+
+
+def test_what_a_program_raises_behind_an_eviction_is_its_consequence() -> None:
+    evicted = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 40Mi.\n"
+    assert attribute(STEPS + evicted + RAISED.format("RuntimeError: stopped")).category is Category.SCHEDULER
+    assert attribute(STEPS + RAISED.format("RuntimeError: first") + evicted).category is Category.USER_CODE
+
+
+def test_a_rank_with_broken_hardware_leads_to_its_node() -> None:
+    log = (
+        STEPS
+        + "[rank3]: RuntimeError: CUDA error: uncorrectable ECC error encountered\nsrun: error: gpu-3: task 3: Exited with exit code 1\n"
+    )
+    assert attribute(log).exclude_nodes == ("gpu-3",)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from attr_actors.core import blocks, hits
 from attr_actors.core.paths import LogPath
 from attr_actors.core.scan import SCAN_BYTES_MAX, scan_log, scan_source
-from attr_actors.core.signatures.database import Database
+from attr_actors.core.signatures.database import Database, build_database
+from attr_actors.core.signatures.library import parse_signatures
 from attr_actors.core.source import Source
 from attr_actors.core.sparse import Scan
 from attr_actors.errors import EmptyFile
@@ -226,3 +227,49 @@ def test_an_empty_log_is_refused(database: Database, tmp_path: Path) -> None:
     (tmp_path / "empty.log").touch()
     with pytest.raises(EmptyFile):
         scan_log(LogPath(str(tmp_path / "empty.log"), str(tmp_path)), database)
+
+
+def test_a_line_excepted_from_the_steps_is_no_step() -> None:
+    rows = parse_signatures(
+        """
+        [[signature]]
+        id = 'tick'
+        role = 'I'
+        regex = 'tick \\d'
+        unless = 'no tick'
+        example = 'tick 1'
+        why = 'A step.'
+        [[signature]]
+        id = 'boom'
+        category = 'data'
+        role = 'P'
+        tier = 3
+        regex = 'boom'
+        example = 'boom'
+        owner = 'nobody'
+        action = 'STOP'
+        why = 'A failure.'
+        source = 'V'
+        """,
+        "toys.toml",
+        "toys",
+    )
+    quiet = b"quiet\n" * 20_000
+    for flood in (b"", b"boom\n" * 3_000):
+        data = (
+            quiet
+            + b"tick 1\n"
+            + quiet
+            + b"tick 2, no tick\n"
+            + quiet
+            + b"boom\n"
+            + flood
+            + quiet
+            + b"tick 3, no tick\n"
+            + quiet
+            + b"tick 4\n"
+            + quiet
+        )
+        kept = [piece.text for piece in scan(data, build_database(rows)).pieces]
+        assert {"tick 1", "tick 4"} <= set(kept)
+        assert "tick 2, no tick" not in kept

@@ -113,7 +113,10 @@ def spread(nodes: RayNodes, place: Path) -> Iterator[tuple[RayNodes, httpx.Clien
     nodes.start_node("b", "--num-cpus=3")
     nodes.deploy(load("cluster", place, port))
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-        until(lambda: ready(client), "the service", 120)
+        try:
+            until(lambda: ready(client), "the service", 200)
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}\n{nodes.serve_status()}") from None
         logs = [write(place, i) for i in range(20)]
         for log in logs:
             until(lambda log=log: result_id(client, log), "an answer", 60)

@@ -29,7 +29,7 @@ REPO = Path(__file__).resolve().parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = (
     "", "serve", "config", "demo", "analyze", "batch", "submit", "result", "stats", "health", "jobs", "ledger", "ledger export", "outbox",
-    "outbox list", "signatures", "signatures list", "signatures test", "monitor", "completion",
+    "outbox list", "signatures", "signatures list", "signatures test", "monitor", "mcp", "completion",
 )  # fmt: skip
 NODE_DOWN = Attribution(
     action=Action.EXCLUDE,

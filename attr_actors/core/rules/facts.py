@@ -27,7 +27,10 @@ def hardware_fact_wins(evidence: Evidence) -> Verdict | None:
     if not facts:
         return None
     event = facts[0]
-    return verdict_of("hardware_fact_wins", event, f"Hardware failed: {event.row.why}", 0.95)
+    verdict = verdict_of("hardware_fact_wins", event, f"Hardware failed: {event.row.why}", 0.95)
+    if not verdict.suspects and (node := evidence.node_of(event.line)) is not None:
+        verdict.suspects.append(Suspect(kind="node", name=node, reason=f"runs rank {event.line.rank}, which met the fault"))
+    return verdict
 
 
 def _too_late(event: Event, evidence: Evidence) -> bool:

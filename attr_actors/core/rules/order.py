@@ -18,6 +18,7 @@ from attr_actors.core.rules.scheduling import (
     person_stopped_it,
     scheduler_ended_it,
     terminal_went_away,
+    warning_came_before_the_end,
 )
 from attr_actors.core.verdicts import Verdict
 
@@ -30,8 +31,9 @@ RULES: tuple[Rule, ...] = (
     success_ends_it,
     person_stopped_it,
     terminal_went_away,
-    first_error_is_the_root,
     scheduler_ended_it,
+    first_error_is_the_root,
+    warning_came_before_the_end,
     kill_needs_an_explanation,
     collective_failed,
     helper_process_lost,

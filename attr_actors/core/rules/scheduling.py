@@ -11,6 +11,7 @@ from attr_actors.core.verdicts import Verdict, verdict_of
 
 TIME_LIMITS = frozenset({"slurm_time_limit", "batch_time_limit", "k8s_deadline"})
 OWN_RULE = frozenset({"user_interrupt", "sighup", "slurm_cancelled", "k8s_unschedulable"})
+CERTAIN_TIER = 2
 SILENCE_S_MIN = 600.0
 SILENT_STEPS = 10
 
@@ -30,8 +31,16 @@ def terminal_went_away(evidence: Evidence) -> Verdict | None:
 
 
 def scheduler_ended_it(evidence: Evidence) -> Verdict | None:
-    """A time limit, a preemption or a requeue is the reason only where no primary error precedes it."""
-    names = {e.row.id for e in evidence.of(Role.SCHEDULER)} - OWN_RULE
+    """A time limit, a preemption or an eviction before any primary error makes all that follows a consequence."""
+    return _ended_by(evidence, {e.row.id for e in evidence.of(Role.SCHEDULER) if e.row.tier <= CERTAIN_TIER} - OWN_RULE)
+
+
+def warning_came_before_the_end(evidence: Evidence) -> Verdict | None:
+    """A signal that warns of the end is the reason where nothing else failed; a program may also send itself one."""
+    return _ended_by(evidence, {e.row.id for e in evidence.of(Role.SCHEDULER)} - OWN_RULE)
+
+
+def _ended_by(evidence: Evidence, names: set[str]) -> Verdict | None:
     verdict = _scheduler_fact(evidence, "scheduler_ended_it", names, "The scheduler ended the run.", 0.9)
     if verdict is not None and verdict.event is not None and (silence := _silence_before(verdict.event, evidence)) is not None:
         verdict.rule, verdict.confidence = "silence_before_the_limit", 0.6
