@@ -6,6 +6,7 @@ Hold in mind: this runs once per request on the replica's only loop, so it works
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import secrets
@@ -90,6 +91,7 @@ class Door:
         self._overview.watch(self._service.issues)
         self._waiting_max = settings.waiting_requests_max
         self._waiting = 0
+        self._name, self._numbers = secrets.token_hex(6).encode(), itertools.count(1)
         self._ticking: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
@@ -184,7 +186,7 @@ class Door:
         key = (caller.root, scope["query_string"])
 
         started, status = time.perf_counter(), 499
-        request_id = _request_id(scope)
+        request_id = self._request_id(scope)
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -207,6 +209,11 @@ class Door:
                     status,
                     extra={"request_id": request_id.decode(), "caller": caller.name, "duration_ms": took_ms, **about},
                 )
+
+    def _request_id(self, scope: AsgiScope) -> bytes:
+        """Return the name that the client or a proxy gave the request, if it is harmless, or a new one."""
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        return given if REQUEST_ID.fullmatch(given) else b"%s-%d" % (self._name, next(self._numbers))
 
     def _look_at(self, state: dict[str, Any], key: Key, message: Message, account: Account | None) -> None:
         if account and state.get("joined"):  # The flight was paid for by the one who started it.
@@ -233,12 +240,6 @@ def _token(scope: AsgiScope) -> str | None:
         if name == b"x-api-key":
             return str(value.strip().decode("latin-1"))
     return None
-
-
-def _request_id(scope: AsgiScope) -> bytes:
-    """Return the name that the client or a proxy gave the request, if it is harmless, or a new one."""
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8).encode()
 
 
 async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -14,10 +14,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attr_actors.errors import Unavailable
 from attr_actors.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
 
 READY_TIMEOUT_S = 120.0
 """Ray and Serve are up within about 15 s on two quiet cores; a loaded machine needs a multiple."""
@@ -105,15 +108,23 @@ def _ray(settings: Settings) -> Iterator[None]:
         namespace=settings.ray_namespace,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        logging_config=ray.LoggingConfig(encoding="JSON", log_level=settings.log_level_name),  # Of the actors and replicas.
+        job_config=_job_config(settings.log_level_name),
         **local,
     )
-    for handler in (*logging.getLogger().handlers, *logging.getLogger("ray").handlers):
-        handler.setLevel(logging.ERROR)  # Here a person reads.
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _job_config(log_level: str) -> JobConfig:
+    """Let the actors and replicas log JSON. Given to ``ray.init`` itself, it would rule this process as well, where a person reads."""
+    import ray
+    from ray.job_config import JobConfig
+
+    config = JobConfig()
+    config.set_py_logging_config(ray.LoggingConfig(encoding="JSON", log_level=log_level))
+    return config
 
 
 @contextlib.contextmanager

@@ -33,7 +33,13 @@ async def client_of(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 def test_a_storm_of_cold_paths_is_answered_or_refused_and_none_is_lost(tmp_path: Path) -> None:
     root = tmp_path / "logs"
     root.mkdir()
-    settings = Settings.load(allowed_root=str(root), cache_file=str(tmp_path / "l.db"), flights_max=32, rate_limit_analyze="1000000/minute")
+    settings = Settings.load(
+        allowed_root=str(root),
+        cache_file=str(tmp_path / "l.db"),
+        flights_max=32,
+        rate_limit_analyze="1000000/minute",
+        answer_cache_age_max_s=0.1,  # What is known is asked for again from the busy analyzers, too.
+    )
     paths = [root / f"{number}.log" for number in range(STORM)]
     for path in paths:
         path.write_text(OOM_LOG)

@@ -25,6 +25,7 @@ class Running:
 
     url: str
     root: Path
+    stop: Callable[[], None]
 
     def write(self, name: str, text: str = OOM_LOG) -> str:
         """Write a log below the root and return its path."""
@@ -81,5 +82,5 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     server = _Server(Settings.load(allowed_root=str(root), cache_file=str(place / "api.db"), analyzers=1))
     server.start()
     assert server.ready.wait(30)
-    yield Running(f"http://127.0.0.1:{server.port}", root)
+    yield Running(f"http://127.0.0.1:{server.port}", root, server.stop)
     server.stop()
