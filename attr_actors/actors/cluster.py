@@ -221,8 +221,8 @@ def _create(spec: Spec, settings: Settings, up: dict[str, Any]) -> ActorHandle[A
 def mend_actors(settings: Settings) -> None:
     """Make anew the actors that are gone for good, and touch no other.
 
-    Ray restarts an actor whose process died, but not one whose constructor failed: a ledger that restarts while the
-    frozen writer before it still has the lock is such a case. Blocks briefly.
+    Ray restarts an actor whose process died, but neither one that somebody killed nor one whose constructor failed.
+    Blocks briefly.
     """
     up = handles(settings)
     for spec in plan(settings):
