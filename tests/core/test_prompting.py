@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attr_actors.core.prompting import LINE_CHARS_MAX, build_prompt, display, estimate_tokens, with_found, with_repair
@@ -58,6 +58,7 @@ def test_facts_are_told() -> None:
         assert fact in text
 
 
+@settings(deadline=None)  # A busy machine is no fault of the code.
 @given(st.integers(1500, 9000), st.integers(0, 300), st.integers(10, 2000))
 def test_a_prompt_stays_inside_its_budget_and_keeps_the_best_lines(budget: int, count: int, width: int) -> None:
     lines = tuple(line(n + 2, f"{n} " + "error 0x7f " * (width // 11)) for n in range(count))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attr_actors.core.replies import parse_reply, reply_schema
@@ -69,6 +69,7 @@ def test_long_lists_and_texts_are_cut() -> None:
     assert len(reply.root_cause) == 1000
 
 
+@settings(deadline=None)  # A busy machine is no fault of the code.
 @given(st.text(max_size=300))
 def test_any_text_gives_a_reply_or_a_bad_reply(text: str) -> None:
     try:
