@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -15,7 +16,7 @@ from attr_actors.core.lines import LogLine, read_lines
 from attr_actors.core.paths import LogPath
 from attr_actors.core.progress import main_counter
 from attr_actors.core.scan import scan_log
-from attr_actors.core.signatures.database import open_database
+from attr_actors.core.signatures.database import Database, open_database
 from attr_actors.core.signatures.library import Signature
 from attr_actors.core.sparse import Scan
 from attr_actors.core.tracebacks import TracebackReader, read_tracebacks
@@ -27,12 +28,18 @@ VERSION = "1"
 ATTEMPTS_MAX = 64
 
 
+@functools.lru_cache(maxsize=4)
+def _database(signatures_dir: str, backend: str, cache_dir: str) -> Database:
+    """Open a database once per process: engines share it, each scan clones its scratch space."""
+    return open_database(signatures_dir, backend, cache_dir)
+
+
 class Engine:
     """Analyses logs; re-entrant, one per process. Raises BadSignature for an operator's bad row."""
 
     def __init__(self, config: EngineConfig | None = None) -> None:
         self.config = config or EngineConfig()
-        self._database = open_database(self.config.signatures_dir, self.config.scan_backend, self.config.signatures_cache_dir)
+        self._database = _database(self.config.signatures_dir, self.config.scan_backend, self.config.signatures_cache_dir)
         self.rows = self._database.rows
         self.fingerprint = fingerprint(self.rows, self.config)
 
