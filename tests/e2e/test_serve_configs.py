@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -107,6 +108,9 @@ def test_every_committed_serve_config_deploys_and_answers(nodes: RayNodes, place
 @pytest.fixture
 def spread(nodes: RayNodes, place: Path) -> Iterator[tuple[RayNodes, httpx.Client, dict[str, str | None]]]:
     """The service on three nodes, `a` with the ledger and `c` as its other place, and what it has acknowledged."""
+    if any(name != "lo" for _, name in socket.if_nameindex()):
+        # Replicas listen on loopback here, while the ingress asks for them at the address of their node.
+        pytest.skip("needs a network of its own: unshare --net --fork bash -c 'ip link set lo up; exec pytest ...'")
     port = free_port()
     nodes.start_head("--num-cpus=0")
     nodes.start_node("a", "--num-cpus=2", '--resources={"ledger": 1}')
