@@ -33,6 +33,9 @@ FUZZ_EXAMPLES = os.environ.get("ATTR_ACTORS_FUZZ_EXAMPLES", "20")
 KEYS = ("ann", "bob", "cat", "fuzz")
 
 
+pytestmark = pytest.mark.long  # Three replicas, keys and a minute of load.
+
+
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with three replicas, keys, and a limit on previews."""
