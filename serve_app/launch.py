@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import secrets
@@ -146,8 +145,7 @@ def _application(settings: Settings) -> Iterator[None]:
         serve.delete(APP_NAME)
         stop_actors(settings)
         if os.environ.get("RAY_ADDRESS", "local") == "local":
-            with contextlib.redirect_stderr(io.StringIO()):  # Ray reports the end of its own controller as an error.
-                serve.shutdown()  # type: ignore[no-untyped-call]  # Ends HAProxy, which would outlive Ray.
+            serve.shutdown()  # type: ignore[no-untyped-call]  # Ends HAProxy, which would outlive Ray.
 
 
 def _why(app_name: str) -> str:
