@@ -77,10 +77,11 @@ class Line(Value):
 
 
 class Cascade(Value):
-    """A group of lines that are consequences of the root."""
+    """A group of lines that are consequences of the root. ``count`` is of lines; with ``at_least`` there may be more."""
 
     signature: str
     count: int
+    at_least: bool = False
     ranks: tuple[int, ...] = ()
     nodes: tuple[str, ...] = ()
     first: Line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 
+from attr_actors.core.counting import GroupCounter
 from attr_actors.core.events import Event
 from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
@@ -12,6 +13,7 @@ from attr_actors.core.progress import summarize
 from attr_actors.core.rules.ends import nothing_failed
 from attr_actors.core.rules.order import RULES
 from attr_actors.core.signatures.library import Role
+from attr_actors.core.sparse import Scan, Segment
 from attr_actors.core.verdicts import Verdict
 from attr_actors.models import Action, Attempt, Attribution, Cascade, Line, Suspect
 
@@ -38,9 +40,10 @@ def attribute(
     verdict: Verdict,
     attempts: Sequence[Attempt],
     evidence_bytes_max: int,
-    partial: str | None = None,
+    scan: Scan,
 ) -> Attribution:
     """Return the attribution of one attempt."""
+    partial = scan.partial
     nodes = tuple(dict.fromkeys(s.name for s in verdict.suspects if s.kind == "node"))
     action = verdict.action
     if action is Action.EXCLUDE and not nodes:
@@ -66,7 +69,7 @@ def attribute(
         root_cause=verdict.sentence[:TEXT_CHARS_MAX],
         root_lines=tuple(cite(line) for line in roots),
         evidence=tuple(cite(line) for line in _further(evidence, roots, evidence_bytes_max)),
-        cascade=_cascades(evidence, verdict.event) if failed else (),
+        cascade=_cascades(evidence, verdict.event, scan.segments) if failed else (),
         suspects=tuple(_suspects(verdict)),
         exclude_nodes=nodes if action is Action.EXCLUDE else (),
         progress=summarize(evidence.steps, evidence.saves, last_at),
@@ -136,20 +139,26 @@ def _further(evidence: Evidence, roots: Sequence[LogLine], bytes_max: int) -> li
     return chosen
 
 
-def _cascades(evidence: Evidence, root: Event | None) -> tuple[Cascade, ...]:
+def _cascades(evidence: Evidence, root: Event | None, segments: Sequence[Segment]) -> tuple[Cascade, ...]:
     """Group the other events by row, with counts, ranks and nodes."""
     groups: dict[str, list[Event]] = {}
     for event in evidence.events:
         if event is not root and not event.warned:
             groups.setdefault(event.row.id, []).append(event)
-    found = [
-        Cascade(
-            signature=name,
-            count=len(events),
-            ranks=tuple(sorted({e.line.rank for e in events if e.line.rank is not None}))[:RANKS_MAX],
-            nodes=tuple(sorted({e.line.node for e in events if e.line.node is not None}))[:RANKS_MAX],
-            first=cite(events[0].line),
+    counter = GroupCounter(evidence, segments)
+    found = []
+    for name, events in sorted(groups.items(), key=lambda group: group[1][0].line.piece.byte_offset)[:CASCADES_MAX]:
+        count, at_least = counter.count(name, {e.line.number for e in events}, root.line.number if root else None)
+        ranks = sorted({e.line.rank for e in events if e.line.rank is not None})
+        nodes = sorted({e.line.node for e in events if e.line.node is not None})
+        found.append(
+            Cascade(
+                signature=name,
+                count=count,
+                at_least=at_least,
+                ranks=tuple(ranks)[:RANKS_MAX],
+                nodes=tuple(nodes)[:RANKS_MAX],
+                first=cite(events[0].line),
+            )
         )
-        for name, events in groups.items()
-    ]
-    return tuple(sorted(found, key=lambda c: c.first.byte_offset)[:CASCADES_MAX])
+    return tuple(found)

@@ -23,7 +23,7 @@ from attr_actors.core.tracebacks import TracebackReader, read_tracebacks
 from attr_actors.core.verdicts import Verdict
 from attr_actors.models import Analysis, Attempt, Attribution, EngineConfig, Snapshot
 
-VERSION = "1"
+VERSION = "2"
 """Raised whenever the same rows could give another answer: older entries are then computed again."""
 ATTEMPTS_MAX = 64
 
@@ -95,7 +95,7 @@ def attribute_scan(
         spans = [(first + a, first + b) for a, b in split_attempts(lines[first:last], rows)]
         history = [_judge(lines, rows, reader, span, without) for span in spans[-ATTEMPTS_MAX:]]
         attempts = [_attempt(lines, cycle, evidence, verdict) for evidence, verdict in history]
-        found.append(attribute(*history[-1], attempts, evidence_bytes_max, scan.partial))
+        found.append(attribute(*history[-1], attempts, evidence_bytes_max, scan))
     return tuple(found)
 
 

@@ -1,30 +1,40 @@
 """Blocks in which hits are everywhere: found in bulk, because ten million lines leave no time for each.
 
 Hold in mind: the result is the same as piece by piece. Lines that differ in digits only are judged once (rows that name certain digits
-are looked for apart); where nearly every line is new, the automaton's events are sorted in bulk.
+are looked for apart); where nearly every line is new, the automaton's events are sorted in bulk, and once a row has been counted long
+enough, only those of its hits are found that may be kept.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate, compress
+from typing import NamedTuple
 
 from attr_actors.core.blocks import CUT_BYTES, Block
+from attr_actors.core.muting import BulkHits, MutedParts
 from attr_actors.core.signatures.database import Database
 from attr_actors.core.signatures.library import Role
 from attr_actors.core.signatures.matching import ROW_BITS, ROW_MASK, is_digit_sensitive
 
 SAME_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 MEMO_MAX = 20_000
-MEMO_LINE_BYTES_MAX = 1_000
 NEW_LINES_SHARE = 3
 """With more than one new line in three, remembering them costs more than it saves."""
 
-BulkHits = dict[int, list[int]]
-"""Row -> indices of the first bytes of the pieces that match it, in order."""
+NEW_BLOCKS = 16
+"""After a block of new lines so many more are not looked up: the answer is the same, only the way is chosen by it."""
+
+
+class Flood(NamedTuple):
+    """What a dense block holds: its hits, its steps if they came along, and the rows of which some hits were passed over."""
+
+    hits: BulkHits
+    steps: list[int] | None = None
+    muted: frozenset[int] = frozenset()
 
 
 class FloodFinder:
@@ -36,29 +46,57 @@ class FloodFinder:
         self._exceptions = [row.exception for row in rows]
         self._sensitive = frozenset(i for i, r in enumerate(rows) if is_digit_sensitive(r.regex) or is_digit_sensitive(r.unless))
         self._progress = frozenset(i for i, row in enumerate(rows) if row.role is Role.ITERATION)
-        self._memo: dict[bytes, tuple[int, ...]] = {}
+        self._memo: dict[bytes, int] = {}
+        self._kinds: dict[tuple[tuple[int, ...], bool], int] = {}
+        """(rows of a line, whether a row that names certain digits may match it as well) -> its number in the memo."""
+        self._new_left = 0
 
-    def find(self, block: Block) -> tuple[BulkHits, list[int] | None] | None:
-        """Return all hits of the new text and, if they came along, its steps; None if a piece is overlong."""
+    def find(self, block: Block, quotas: Mapping[int, int]) -> Flood | None:
+        """Return the hits of the new text; None if a piece is overlong.
+
+        ``quotas`` are rows that were counted long enough, and of how many last hits each must be found: the others may be passed over.
+        """
         text = bytes(memoryview(block.text)[block.low : block.high])
-        keys = text.translate(SAME_DIGITS).split(b"\n")
+        self._new_left = max(0, self._new_left - 1)
+        keys = (text if self._new_left else text.translate(SAME_DIGITS)).split(b"\n")
         lengths = list(map(len, keys))
         if max(lengths) >= CUT_BYTES or block.text[block.low - 1] != 0x0A:
             return None
         starts = list(accumulate(map((1).__add__, lengths), initial=block.low))
-        new = set(keys).difference(self._memo)
-        if len(new) * NEW_LINES_SHARE > len(keys):
-            return self._from_events(block, starts, self._database.events.find(block.scannable)[0]), None
-        self._judge(list(new))
-        found = self._spread(starts, list(map(self._memo.__getitem__, keys)))
-        events = self._database.digits.find(block.scannable)[0]
-        found.update(self._from_events(block, starts, events))
+        kinds = None if self._new_left else self._look_up(keys)
+        if kinds is None:
+            self._new_left = self._new_left or NEW_BLOCKS
+            return self._find_new(block, starts, quotas)
+        return self._find_known(block, starts, kinds)
+
+    def _look_up(self, keys: Sequence[bytes]) -> list[int] | None:
+        """Return the kind of each line; None if too many are new to be worth a memory."""
+        kinds = list(map(self._memo.get, keys))
+        if None in kinds:
+            new = set(keys).difference(self._memo)
+            if len(new) * NEW_LINES_SHARE > len(keys):
+                return None
+            self._judge(list(new))
+            kinds = list(map(self._memo.get, keys))
+            if len(self._memo) > MEMO_MAX:
+                self._memo.clear()
+        return kinds  # type: ignore[return-value]  # All are known now.
+
+    def _find_known(self, block: Block, starts: Sequence[int], kinds: Sequence[int]) -> Flood:
+        found, is_sensitive = self._spread(starts, kinds)
+        if is_sensitive:
+            found.update(self._from_events(block, starts, self._database.digits.find(block.scannable)[0]))
         steps = None
         if self._progress.isdisjoint(self._sensitive):
             steps = sorted({start for row in self._progress for start in found.pop(row, ())})
-        if len(self._memo) > MEMO_MAX:
-            self._memo.clear()
-        return found, steps
+        return Flood(found, steps)
+
+    def _find_new(self, block: Block, starts: Sequence[int], quotas: Mapping[int, int]) -> Flood:
+        if quotas and not self._database.progress.find(memoryview(block.text)[block.low : block.high], 0)[1]:
+            parts = MutedParts(block, starts, self._database, partial(self._from_events, block, starts))
+            hits, passed = parts.find(quotas)
+            return Flood(hits, [], passed)
+        return Flood(self._from_events(block, starts, self._database.events.find(block.scannable)[0]))
 
     def _judge(self, keys: Sequence[bytes]) -> None:
         """Remember which rows match each key; digits do not matter to them."""
@@ -71,19 +109,24 @@ class FloodFinder:
                 place = bisect_right(ends, (event >> ROW_BITS) - 1)
                 if row in self._progress or not self._is_exception(row, keys[place], 0, len(keys[place])):
                     rows[place].append(row)
+        sensitive = {bisect_right(ends, (event >> ROW_BITS) - 1) for event in self._database.blurred.find(text)[0]}
         for place, key in enumerate(keys):
-            self._memo[key] = tuple(sorted(set(rows[place]))) if place in rows else ()
+            kind = (tuple(sorted(set(rows[place]))) if place in rows else (), place in sensitive)
+            self._memo[key] = self._kinds.setdefault(kind, len(self._kinds))
 
-    def _spread(self, starts: Sequence[int], found: Sequence[tuple[int, ...]]) -> BulkHits:
+    def _spread(self, starts: Sequence[int], found: Sequence[int]) -> tuple[BulkHits, bool]:
+        """Return the hits of lines whose kinds are known, and whether rows that name certain digits have to be looked for."""
         hits: defaultdict[int, list[int]] = defaultdict(list)
-        for rows in set(found):
-            if rows:
-                places = list(compress(starts, map(rows.__eq__, found)))
+        present, is_sensitive = set(found), False
+        for (rows, may_be_sensitive), kind in self._kinds.items():
+            if kind in present:
+                is_sensitive |= may_be_sensitive
+                places = list(compress(starts, map(kind.__eq__, found))) if rows else []
                 for row in rows:
                     hits[row] += places
         for merged in hits.values():
             merged.sort()
-        return hits
+        return hits, is_sensitive
 
     def _from_events(self, block: Block, starts: Sequence[int], events: Sequence[int]) -> BulkHits:
         hits: BulkHits = {}

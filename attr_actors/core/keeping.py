@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Collection, Iterator, Sequence
 
 from attr_actors.core import sparse
 from attr_actors.core.signatures.library import FAILURE, PROGRESS, Role, Signature
@@ -20,6 +19,8 @@ BURST_HITS = 4
 STEPS_FIRST = 2
 STEPS_LAST = 4
 STEPS_AFTER = 3
+COUNT_MAX = 100_000
+"""From so many lines of a row on, lines that are all different are not counted any more: "at least" is all that anybody asks then."""
 SEGMENTS_MAX = 2_000
 """More attempts in one file than any scheduler allows; of those in the middle even the counts go."""
 
@@ -74,14 +75,18 @@ class RowHits:
         """
         count = len(starts)
         chosen = {*range(min(count, self.keep_first - len(self.first))), *range(max(0, count - (self.last.maxlen or 0)), count)}
-        # A hit's burst is told by how many steps come before it; the last assignment wins, hence backwards for the first hit.
-        numbers = list(map(partial(bisect_left, steps), starts)) if steps else [0]
-        last = len(numbers) - 1
-        begins = sorted(dict(zip(reversed(numbers), range(last, -1, -1), strict=True)).values())
-        wanted = {*begins[-BURSTS - 1 :], *(begins[bisect_right(begins, i) - 1] for i in chosen)}
-        for begin in wanted:
-            stop = bisect_right(begins, begin)
-            end = begins[stop] if stop < len(begins) else count
+        wanted, end = dict[int, int](), 0
+        for place in sorted(chosen):
+            if place >= end:
+                begin, end = _burst_around(place, starts, steps)
+                wanted[begin] = end
+        end = count
+        for _ in range(BURSTS + 1):
+            if end:
+                begin, _ = _burst_around(end - 1, starts, steps)
+                wanted[begin] = end
+                end = begin
+        for begin, end in wanted.items():
             chosen.update(range(begin, min(end, begin + BURST_HITS)))
         return sorted(chosen)
 
@@ -90,6 +95,13 @@ class RowHits:
         yield from self.first
         yield from self.bursts
         yield from self.last
+
+
+def _burst_around(place: int, starts: Sequence[int], steps: Sequence[int]) -> tuple[int, int]:
+    """Return where in ``starts`` the burst of a hit begins and ends: hits between the same two steps."""
+    number = bisect_left(steps, starts[place])
+    begin = bisect_right(starts, steps[number - 1]) if number else 0
+    return begin, bisect_right(starts, steps[number]) if number < len(steps) else len(starts)
 
 
 class SegmentHits:
@@ -103,6 +115,8 @@ class SegmentHits:
         self.steps_last: deque[Mark] = deque(maxlen=STEPS_LAST)
         self.waiting: list[Mark] = []
         """Hits that still want the steps after them."""
+        self.muted: set[int] = set()
+        """Rows of which some hits were passed over."""
         self._touched: set[int] = set()
         self.has_failure = False
 
@@ -125,6 +139,11 @@ class SegmentHits:
         if row.role in FAILURE:
             self.has_failure = True
             mark.before = step
+
+    def quotas(self, unmuted: Collection[int]) -> dict[int, int]:
+        """Return the rows that were counted long enough, and how many last hits of each may be kept."""
+        found = {row: self.rows[row] for row, count in self.counts.items() if count >= COUNT_MAX and row not in unmuted}
+        return {row: kept.last.maxlen or 0 for row, kept in found.items()}
 
     def marks(self) -> Iterator[Mark]:
         """Yield everything kept, some perhaps twice."""
@@ -152,7 +171,8 @@ class SegmentHits:
 
     def value(self) -> sparse.Segment:
         """Return what others see of the segment."""
-        return sparse.Segment(self.start.line_start, self.start.line_number, self.counts)
+        counts = {row: COUNT_MAX if row in self.muted else count for row, count in self.counts.items()}
+        return sparse.Segment(self.start.line_start, self.start.line_number, counts, frozenset(self.muted))
 
 
 def opens_segment(row: Signature, segment: SegmentHits, step: Mark | None) -> bool:

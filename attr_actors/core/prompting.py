@@ -115,7 +115,8 @@ def _render_facts(rules: Attribution) -> str:
             facts.append(f"{name}: {value}")
     for group in rules.cascade[:8]:
         ranks = f", ranks {_ranges(group.ranks)}" if group.ranks else ""
-        facts.append(f"repeated {group.count} times{ranks}: lines like line {group.first.line_number}")
+        least = "at least " if group.at_least else ""
+        facts.append(f"repeated {least}{group.count} times{ranks}: lines like line {group.first.line_number}")
     return "\n".join(f"- {fact}" for fact in facts)
 
 

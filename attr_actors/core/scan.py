@@ -19,6 +19,7 @@ from attr_actors.errors import EmptyFile
 from attr_actors.models import Snapshot
 
 SCAN_BYTES_MAX = 256 << 30
+NO_HEAD = "the log begins with NUL bytes, so its head is missing"
 
 
 def scan_log(log: LogPath, database: Database, bytes_max: int = SCAN_BYTES_MAX) -> tuple[Snapshot, Scan]:
@@ -52,5 +53,5 @@ def conclude(found: Scanning, source: Source, database: Database, note: str | No
         segments=[segment.value() for segment in found.segments],
         bytes_read=found.bytes_read,
         lines=found.newlines + found.has_open_line,
-        partial=note or source.find_change() or change,
+        partial=note or source.find_change() or change or (NO_HEAD if source.lacks_head else None),
     )

@@ -23,8 +23,9 @@ SAMPLE_BYTES = 8 << 20
 """One step per so many bytes is kept as a sample of the run's pace."""
 SAMPLES_MAX = 2_000
 WAITING_MAX = 2_000
-PIECES_DENSE = 48
-"""From so many hit pieces on, the steps of a block are found once and for all."""
+PIECES_MANY = 48
+PIECES_DENSE = 1_000
+"""From so many hit pieces on, the steps of a block are found once and for all; from the lower number on, if they are few."""
 
 
 class Scanning:
@@ -36,8 +37,9 @@ class Scanning:
         self._floods = FloodFinder(database)
         self._database = database
         self._attempts = frozenset(i for i, row in enumerate(database.rows) if row.role is Role.ATTEMPT)
-        self._progress_rows = frozenset(i for i, row in enumerate(database.rows) if row.role in PROGRESS)
         """Of the hits of one piece these come first: an attempt begins before what its first line says."""
+        self._progress_rows = frozenset(i for i, row in enumerate(database.rows) if row.role in PROGRESS)
+        self._unmuted = self._attempts | self._progress_rows
         first = Mark(0, 0)
         first.line_number = 1
         self.segments = [SegmentHits(first)]
@@ -64,6 +66,8 @@ class Scanning:
             hits.sort(key=lambda hit: (hit.start, hit.row not in self._attempts))
         if len(hits) > PIECES_DENSE:
             steps.find_all()
+        elif len(hits) > PIECES_MANY:
+            steps.find_few()
         cursor = block.low
         for hit in hits:
             if hit.start > cursor and hit.row not in self._progress_rows:
@@ -79,15 +83,15 @@ class Scanning:
 
     def _take_flood(self, block: Block, steps: BlockSteps) -> list[Hit] | None:
         """Count the hits of a dense block in bulk and return those that may be kept; None if it has to be taken hit by hit."""
-        bulk = self._floods.find(block)
-        if bulk is None or not self._attempts.isdisjoint(bulk[0]):
-            return None
-        found, places = bulk
-        if places is not None:
-            steps.know(places)
-        hits: list[Hit] = []
         segment = self.segments[-1]
-        for row, starts in found.items():
+        flood = self._floods.find(block, segment.quotas(self._unmuted))
+        if flood is None or not self._attempts.isdisjoint(flood.hits):
+            return None
+        if flood.steps is not None:
+            steps.know(flood.steps)
+        segment.muted |= flood.muted
+        hits: list[Hit] = []
+        for row, starts in flood.hits.items():
             lines = self._count_lines(block, row, starts)
             self.counts[row] = self.counts.get(row, 0) + lines
             segment.counts[row] = segment.counts.get(row, 0) + lines

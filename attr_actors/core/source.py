@@ -19,6 +19,7 @@ RAW_BYTES = 1 << 18
 """How much of a compressed file is read at a time."""
 ZSTD_WINDOW_MAX = 1 << 26
 """64 MiB: all levels but --ultra 22 and --long=27; a larger window would be memory that a stranger's file chooses."""
+ZSTD_HEADER_MAX = 18
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
@@ -46,6 +47,8 @@ class Source:
         self._opened = found
         self.snapshot = Snapshot(path=path, size=found.st_size, mtime_ns=found.st_mtime_ns)
         head = os.pread(fd, 4, 0)
+        self.lacks_head = head == bytes(4)
+        """NUL bytes stand where the log began: it was cut off at the front while its writer went on at its old place."""
         self.compression = "gzip" if head.startswith(GZIP_MAGIC) else "zstd" if head == ZSTD_MAGIC else ""
         self.encoding = UTF16.get(self._text_head(), "")
         self.is_seekable = not self.compression and not self.encoding
@@ -101,12 +104,12 @@ class Source:
 class _PlainStream:
     def __init__(self, fd: int, size: int, start: int = 0) -> None:
         self._fd = fd
-        self._size = size
+        self.size = size
         self._position = start
         self.note: str | None = None
 
     def readinto(self, buffer: memoryview) -> int:
-        wanted = min(len(buffer), self._size - self._position)
+        wanted = min(len(buffer), self.size - self._position)
         if wanted <= 0:
             return 0
         try:
@@ -118,6 +121,10 @@ class _PlainStream:
             self.note = "the file shrank while it was read"
         self._position += count
         return count
+
+    def read_at(self, place: int, size: int) -> bytes:
+        """Return some bytes at a place; fewer at the end of the snapshot."""
+        return os.pread(self._fd, max(0, min(size, self.size - place)), place)
 
     def read(self, size: int = RAW_BYTES) -> bytes:
         """Return the next bytes, as decompressors want them."""
@@ -172,8 +179,33 @@ class _ZstdStream:
             self.note = "the zstd file needs a window of more than 64 MiB" if too_large else "the zstd file is damaged"
             return 0
         if count == 0:
-            self.note = self._raw.note
+            self.note = self._raw.note or (None if _ends_with_its_frame(self._raw) else "the zstd file ends in the middle")
         return int(count)
+
+
+def _ends_with_its_frame(raw: _PlainStream) -> bool:
+    """Tell whether a file ends where its last frame does, by the sizes of its blocks (RFC 8878); the library does not say."""
+    place = 0
+    while place < raw.size:
+        head = raw.read_at(place, ZSTD_HEADER_MAX)
+        if head[1:4] == b"\x2a\x4d\x18":  # A frame to be skipped, with its size.
+            place += 8 + int.from_bytes(head[4:8], "little")
+            continue
+        try:
+            place += zstandard.frame_header_size(head)
+            has_checksum = zstandard.get_frame_parameters(head).has_checksum
+        except zstandard.ZstdError:
+            return False
+        is_last = False
+        while not is_last:
+            block = raw.read_at(place, 3)
+            if len(block) < 3:
+                return False
+            header = int.from_bytes(block, "little")
+            is_last = bool(header & 1)
+            place += 3 + (1 if header >> 1 & 3 == 1 else header >> 3)
+        place += 4 * has_checksum
+    return place == raw.size
 
 
 class _Utf16Stream:
@@ -182,8 +214,10 @@ class _Utf16Stream:
     def __init__(self, raw: Stream, encoding: str) -> None:
         self._raw = raw
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self._low = encoding == "utf-16-be"
+        """Which byte of a pair is the low one."""
         self._input = bytearray(RAW_BYTES)
-        self._ready = b""
+        self._ready: bytes | bytearray = b""
         self._started = self._ended = False
         self.note: str | None = None
 
@@ -192,13 +226,23 @@ class _Utf16Stream:
             count = self._raw.readinto(memoryview(self._input))
             self._ended = count == 0
             self.note = self._raw.note
-            text = self._decoder.decode(bytes(self._input[:count]), self._ended)
-            if not self._started and text:
-                text, self._started = text.removeprefix("\ufeff"), True
-            self._ready = text.encode("utf-8", "replace")
+            self._ready = self._ascii(self._input[:count]) or self._decode(self._input[:count])
         part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)
+
+    def _ascii(self, data: bytearray) -> bytearray | None:
+        """Return the text of what holds ASCII only: every other byte, at ten times the speed of a decoder."""
+        if len(data) % 2 or self._decoder.getstate()[0]:
+            return None
+        low, high = data[self._low :: 2], data[1 - self._low :: 2]
+        return low if low.isascii() and high.count(0) == len(high) else None
+
+    def _decode(self, data: bytearray) -> bytes:
+        text = self._decoder.decode(data, self._ended)
+        if not self._started and text:
+            text, self._started = text.removeprefix("\ufeff"), True
+        return text.encode("utf-8", "replace")
 
 
 class _BoundedStream:

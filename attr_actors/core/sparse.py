@@ -44,10 +44,12 @@ class Segment(NamedTuple):
     start: int
     line_number: int
     counts: dict[int, int]
+    muted: frozenset[int] = frozenset()
+    """Rows of which there may be more lines than were counted."""
 
 
 class Scan(NamedTuple):
-    """What one reading of a file found. ``counts`` are matching lines per row in the whole file, muted ones included."""
+    """What one reading of a file found. ``counts`` are matching lines per row in the whole file."""
 
     pieces: list[Piece]
     counts: dict[int, int]

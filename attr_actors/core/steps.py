@@ -15,7 +15,7 @@ from attr_actors.core.blocks import CUT_BYTES, Block
 from attr_actors.core.signatures.database import Database
 from attr_actors.core.signatures.matching import ROW_BITS
 
-WINDOW_BYTES = 4_096
+WINDOW_BYTES = 1_024
 EVENTS_MANY = 500
 """From so many on, all piece starts are found in bulk."""
 
@@ -32,6 +32,12 @@ class BlockSteps:
         """Search the block once, because many questions are to come."""
         if self._all is None:
             self._all = self._search(self._block.low, self._block.high)
+
+    def find_few(self) -> None:
+        """Search the block once if there are few steps in it."""
+        block = self._block
+        if self._all is None and not self._matcher.find(memoryview(block.text)[block.low : block.high], EVENTS_MANY)[1]:
+            self.find_all()
 
     def know(self, places: list[int]) -> None:
         """Take over all steps of the block, found along with something else."""

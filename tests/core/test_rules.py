@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from attr_actors.core.attribute import decide
 from attr_actors.core.engine import attribute_scan
 from attr_actors.core.rules.order import RULES
+from attr_actors.core.signatures.database import Database
 from attr_actors.models import Action, Attribution, Category
 from tests.core.failure_cases import read_cases
 from tests.core.reference_scan import scan_bytes
 from tests.core.rows import ROWS
+from tests.core.test_scan import scan
 
 STEPS = "".join(f"2024-06-07 10:00:{n:02} step {n} loss {3 - n / 100:.2f}\n" for n in range(1, 6))
 MORE_STEPS = "".join(f"2024-06-07 10:01:{n:02} step {n} loss {2 - n / 100:.2f}\n" for n in range(6, 12))
@@ -24,6 +26,13 @@ WATCHDOG = (
     "OpType=ALLREDUCE, NumelIn=1, NumelOut=1, Timeout(ms)=600000) ran for 600000 milliseconds before timing out.\n"
 )
 LIMIT = "slurmstepd: error: *** JOB 1 ON node3 CANCELLED AT 2024-06-07T10:02:00 DUE TO TIME LIMIT ***\n"
+
+
+FLOODED = "[rank3]: RuntimeError: CUDA error: an illegal memory access was encountered\n"
+
+
+def scanned(log: str, database: Database) -> Attribution:
+    return attribute_scan(scan(log.encode(), database), database.rows, 24_000)[-1]
 
 
 def attribute(log: str, without: tuple[str, ...] = ()) -> Attribution:
@@ -137,6 +146,27 @@ def test_consequences_are_grouped_with_counts_and_ranks() -> None:
     log += "".join(WATCHDOG.replace("rank1", f"rank{r}").replace("Rank 1", f"Rank {r}") for r in (0, 1, 2, 4))
     (group,) = [c for c in attribute(log).cascade if c.signature == "nccl_watchdog"]
     assert (group.count, group.ranks) == (4, (0, 1, 2, 4))
+
+
+def test_lines_that_were_not_kept_are_counted_too(database: Database) -> None:
+    other = "[rank1]: ncclRemoteError: call {} failed, peer closed\n"
+    log = "begin\n" + FLOODED * 3_000 + "".join(map(other.format, range(2_000)))
+    groups = {c.signature: (c.count, c.at_least) for c in scanned(log, database).cascade}
+    assert groups == {"cuda_illegal": (2_999, False), "nccl_remote": (2_000, False)}
+
+
+def test_a_count_is_of_the_judged_attempt(database: Database) -> None:
+    again = "[default] Worker group FAILED. 2/3 attempts left; will restart worker group\n"
+    groups = scanned(STEPS + FLOODED * 3_000 + again + STEPS + FLOODED * 2_000, database).cascade
+    assert [(c.count, c.at_least) for c in groups if c.signature == "cuda_illegal"] == [(1_999, False)]
+
+
+def test_a_count_that_another_group_may_share_is_the_least(database: Database) -> None:
+    other = "[rank1]: RuntimeError: something {}\n"
+    groups = {c.signature: c for c in scanned(STEPS + FLOODED * 3_000 + "".join(map(other.format, range(3_000))), database).cascade}
+    generic = groups["runtime_error"]
+    assert generic.at_least
+    assert 0 < generic.count < 3_000
 
 
 def test_progress_and_attempts_are_reported() -> None:

@@ -15,7 +15,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attr_actors.core import blocks, hits
+from attr_actors.core import blocks, hits, keeping
 from attr_actors.core.paths import LogPath
 from attr_actors.core.scan import SCAN_BYTES_MAX, scan_log, scan_source
 from attr_actors.core.signatures.database import Database
@@ -104,7 +104,7 @@ def test_arbitrary_bytes_never_raise(database: Database, data: bytes) -> None:
         scan_source(wide, database, 64)
 
 
-def flood(kind: str) -> bytes:
+def flood(kind: str, first: int = 0) -> bytes:
     steps = b" iteration %d/ 99999 | lm loss: 2.0E+00 | elapsed time per iteration (ms): 5.0 |\n"
     if kind == "equal":
         return LINES[1] + b"\n" + (LINES[2] + b"\n") * 9_000 + LINES[1] + b"\n"
@@ -114,7 +114,7 @@ def flood(kind: str) -> bytes:
         return b"".join(
             b"%s NCCL error: unhandled system error\n"
             % os.urandom(0).join([b"%x" % (n * 7919 * 104729)]).translate(bytes.maketrans(b"0123456789", b"ghijklmnop"))
-            for n in range(7_000)
+            for n in range(first, first + 7_000)
         )
     if kind == "with steps":
         return b"".join(steps % n + (LINES[1] + b"\n") * (n % 3) for n in range(4_000))
@@ -130,6 +130,32 @@ def test_a_flood_gives_the_same_answer_as_hit_by_hit(database: Database, kind: s
     monkeypatch.setattr(hits, "WAKES_MAX", 1 << 60)
     assert scan(data, database) == fast
     assert_true(fast, data)
+
+
+@pytest.mark.parametrize("chunk", [blocks.CHUNK_BYTES, 300_007])
+def test_a_row_counted_long_enough_is_passed_over_but_what_may_be_kept_of_it_is_found(
+    database: Database, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    seven = [flood("different", 7_000 * n) for n in range(10)]
+    data = b"\n".join([b"start", *seven[:4], LINES[2], *seven[4:8], LINES[0], *seven[8:], LINES[4], b""])
+    whole = scan(data, database)
+    monkeypatch.setattr(keeping, "COUNT_MAX", 500)
+    found = scan(data, database, chunk)
+    assert found.pieces == whole.pieces
+    (segment,) = found.segments
+    assert segment.muted
+    for row, count in whole.segments[0].counts.items():
+        assert segment.counts[row] == (500 if row in segment.muted else count)
+
+
+@pytest.mark.parametrize("chunk", [blocks.CHUNK_BYTES, 100_003, 40_009])
+def test_an_endless_line_among_others_is_read_in_parts_like_any(database: Database, chunk: int) -> None:
+    endless = b"".join(b"%s number %d and more; " % (LINES[1 + n % 2], n) for n in range(4_000))
+    data = (LINES[1] + b"\n") * 3_000 + endless + b"\n" + LINES[5] + b"\n" + endless + b"\r" + LINES[4] + b"\n"
+    found = scan(data, database, chunk)
+    assert found == scan(data, database)
+    assert found.counts == slow_counts(data, database)
+    assert_true(found, data)
 
 
 def test_ten_thousand_equal_lines_are_counted_honestly_and_kept_few(database: Database) -> None:
@@ -179,6 +205,10 @@ def test_utf_16_reads_like_utf_8(database: Database) -> None:
     text = "".join(f"Zeile {n}: größer\n" for n in range(3_000)) + "RuntimeError: CUDA out of memory\n"
     plain = scan(text.encode(), database)
     for encoding in ("utf-16-le", "utf-16-be"):
+        ascii_only = text.replace("ö", "o").replace("ß", "s")
+        assert scan(("\ufeff" + ascii_only * 9).encode(encoding), database)._replace(partial=None) == scan(
+            (ascii_only * 9).encode(), database
+        )
         assert scan(("\ufeff" + text).encode(encoding), database)._replace(partial=None) == plain
 
 
@@ -187,6 +217,20 @@ def test_a_cut_gzip_file_gives_what_is_there_and_says_so(database: Database) -> 
     found = scan(gzip.compress(data)[:-40_000], database)
     assert found.partial == "the gzip file ends in the middle"
     assert 0 < found.bytes_read < len(data)
+
+
+def test_a_cut_zstd_file_gives_what_is_there_and_says_so(database: Database) -> None:
+    data = b"".join(b"%d %s\n" % (n, LINES[n % 5]) for n in range(200_000))
+    packed = zstandard.ZstdCompressor().compress(data)
+    found = scan(packed[: len(packed) // 2], database)
+    assert found.partial == "the zstd file ends in the middle"
+    assert 0 < found.bytes_read < len(data)
+
+
+def test_a_log_whose_head_was_cut_off_under_its_writer_is_partial(database: Database) -> None:
+    found = scan(bytes(5_000) + LINES[5] + b"\n", database)
+    assert found.partial == "the log begins with NUL bytes, so its head is missing"
+    assert len(found.counts) == 1
 
 
 def test_a_bomb_is_read_up_to_the_limit(database: Database) -> None:

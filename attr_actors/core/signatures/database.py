@@ -12,7 +12,7 @@ import stat
 import struct
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attr_actors.core.signatures.gating import gate_expressions
 from attr_actors.core.signatures.library import Role, Signature, load_signatures
@@ -21,6 +21,7 @@ from attr_actors.core.signatures.matching import (
     HyperscanMatcher,
     Matcher,
     backend_version,
+    blur_digits,
     choose_backend,
     compile_matcher,
     hyperscan,
@@ -28,17 +29,18 @@ from attr_actors.core.signatures.matching import (
 )
 from attr_actors.errors import BadSignature
 
-MAGIC = b"attrdb3\n"
+MAGIC = b"attrdb4\n"
 CACHE_BYTES_MAX = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """All rows and five automata over them; ``clone()`` it for each scan.
+    """All rows and the automata over them; ``clone()`` it for each scan.
 
     ``gate``: literals, one of which is in every line of ``events`` (None with re2).
-    ``events``: the rows that may wake the scanner. ``progress``: completed steps. ``everything``: all rows, for lines that are kept.
-    ``digits``: those of ``events`` that name certain digits.
+    ``events``: the rows that may wake the scanner; ``once`` reports each of them once for a text, which costs the least (re2: more often).
+    ``progress``: completed steps. ``everything``: all rows, for lines that are kept.
+    ``digits``: those of ``events`` that name certain digits; ``blurred``: the same for lines whose digits were all made 0.
     """
 
     rows: tuple[Signature, ...]
@@ -48,13 +50,16 @@ class Database:
     progress: Matcher
     everything: Matcher
     digits: Matcher
-    gate: Matcher | None
+    blurred: Matcher
+    once: Matcher
+    gate: Matcher | None = None
 
     def clone(self) -> Database:
         """Return the same database with scratch space of its own."""
+        automata = (self.events, self.progress, self.everything, self.digits, self.blurred, self.once)
+        events, progress, everything, digits, blurred, once = (matcher.clone() for matcher in automata)
         gate = self.gate.clone() if self.gate else None
-        events, progress, everything, digits = (m.clone() for m in (self.events, self.progress, self.everything, self.digits))
-        return Database(self.rows, self.backend, self.fingerprint, events, progress, everything, digits, gate)
+        return Database(self.rows, self.backend, self.fingerprint, events, progress, everything, digits, blurred, once, gate)
 
     def row_index(self, signature_id: str) -> int:
         """Return the index of a row. Raises KeyError."""
@@ -80,13 +85,24 @@ def build_database(rows: Sequence[Signature], backend: str = "auto", cache_dir: 
     if name == "hyperscan" and cache_dir:
         matchers = _load(cache_dir, fingerprint, groups)
     if matchers is None:
-        matchers = [compile_matcher(rows, ids, name) if ids else _Nothing() for ids in groups]
-        if name == "hyperscan":
-            matchers.append(_compile_gate(rows, groups[0]))
-            if cache_dir:
-                _save(cache_dir, fingerprint, matchers)
-    gate = matchers[4] if name == "hyperscan" else None
-    return Database(tuple(rows), name, fingerprint, matchers[0], matchers[1], matchers[2], matchers[3], gate)
+        matchers = _compile(rows, name, groups)
+        if name == "hyperscan" and cache_dir:
+            _save(cache_dir, fingerprint, matchers)
+    events, progress, everything, digits, blurred, once, *gates = matchers
+    return Database(tuple(rows), name, fingerprint, events, progress, everything, digits, blurred, once, *gates)
+
+
+def _compile(rows: Sequence[Signature], backend: str, groups: Sequence[Sequence[int]]) -> list[Matcher]:
+    """Compile all automata in the order of ``Database``, the gate last."""
+    events, digits = groups[0], groups[3]
+    blurred = [replace(row, regex=blur_digits(row.regex)) for row in rows]
+
+    def compile_one(ids: Sequence[int], of: Sequence[Signature] = rows, once: bool = False) -> Matcher:
+        return compile_matcher(of, ids, backend, once) if ids else _Nothing()
+
+    found = [compile_one(ids) for ids in groups]
+    found += [compile_one(digits, blurred), compile_one(events, once=True)]
+    return [*found, _compile_gate(rows, events)] if backend == "hyperscan" else found
 
 
 def _compile_gate(rows: Sequence[Signature], ids: Sequence[int]) -> Matcher:
@@ -124,7 +140,7 @@ def _load(cache_dir: str, fingerprint: str, groups: Sequence[Sequence[int]]) -> 
     if payload is None or not payload.startswith(MAGIC) or hashlib.sha256(payload[40:]).digest() != payload[8:40]:
         return None
     position, matchers = 40, list[Matcher]()
-    for ids in (*groups, (0,)):
+    for ids in (*groups, groups[3], groups[0], (0,)):
         (length,) = struct.unpack_from("<Q", payload, position)
         position += 8
         try:

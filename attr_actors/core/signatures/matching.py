@@ -58,19 +58,19 @@ class HyperscanMatcher:
         self._scratch = scratch or hyperscan.Scratch(automaton)
 
     @classmethod
-    def compile(cls, rows: Sequence[Signature], ids: Sequence[int]) -> HyperscanMatcher:
+    def compile(cls, rows: Sequence[Signature], ids: Sequence[int], once: bool = False) -> HyperscanMatcher:
         """Compile the given rows (about 2 ms each). Raises BadSignature for what hyperscan cannot read."""
         try:
-            return cls.compile_expressions([confine(rows[i].regex) for i in ids], ids)
+            return cls.compile_expressions([confine(rows[i].regex) for i in ids], ids, once)
         except hyperscan.error:
             raise BadSignature(_first_fault(rows, ids)) from None
 
     @classmethod
-    def compile_expressions(cls, expressions: Sequence[str], ids: Sequence[int]) -> HyperscanMatcher:
-        """Compile confined regexes. Raises hyperscan.error."""
+    def compile_expressions(cls, expressions: Sequence[str], ids: Sequence[int], once: bool = False) -> HyperscanMatcher:
+        """Compile confined regexes; with ``once`` each is reported once for a text. Raises hyperscan.error."""
         automaton = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
-        flags = [hyperscan.HS_FLAG_MULTILINE] * len(ids)
-        automaton.compile(expressions=[e.encode() for e in expressions], ids=list(ids), flags=flags)
+        flag = hyperscan.HS_FLAG_MULTILINE | (hyperscan.HS_FLAG_SINGLEMATCH if once else 0)
+        automaton.compile(expressions=[e.encode() for e in expressions], ids=list(ids), flags=[flag] * len(ids))
         return cls(automaton, tuple(ids))
 
     @classmethod
@@ -170,9 +170,9 @@ class Re2Matcher:
         return [self._ids[i] for i in found]
 
 
-def compile_matcher(rows: Sequence[Signature], ids: Sequence[int], backend: str) -> HyperscanMatcher | Re2Matcher:
-    """Compile rows for a backend named by ``choose_backend()``."""
-    return HyperscanMatcher.compile(rows, ids) if backend == "hyperscan" else Re2Matcher.compile(rows, ids)
+def compile_matcher(rows: Sequence[Signature], ids: Sequence[int], backend: str, once: bool = False) -> HyperscanMatcher | Re2Matcher:
+    """Compile rows for a backend named by ``choose_backend()``; ``once`` is a wish that re2 does not know."""
+    return HyperscanMatcher.compile(rows, ids, once) if backend == "hyperscan" else Re2Matcher.compile(rows, ids)
 
 
 def choose_backend(wanted: str) -> str:
@@ -196,3 +196,14 @@ DIGIT_SENSITIVE = re.compile(r"\\x[0-9a-f]{2}|\\.|\{[\d,]+\}|\[\^?0-9\]|(?P<digi
 def is_digit_sensitive(regex: str) -> bool:
     """Tell whether exchanging one digit of a line for another may change the match (the regex names certain digits)."""
     return any(found.group("digit") for found in DIGIT_SENSITIVE.finditer(regex))
+
+
+NEGATED_DIGITS = re.compile(r"\[\^(?!0-9\])[^\]]*\d")
+
+
+def blur_digits(regex: str) -> str:
+    """Return a regex that matches a line with all digits made 0 wherever ``regex`` matches the line as it is."""
+    if NEGATED_DIGITS.search(regex):
+        return "."
+    unnamed = re.sub(r"\(\?P<\w+>", "(?:", regex)
+    return DIGIT_SENSITIVE.sub(lambda found: "0" if found.group("digit") else found.group(), unnamed)
