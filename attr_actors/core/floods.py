@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import accumulate, compress
 from typing import NamedTuple
@@ -22,6 +23,9 @@ from attr_actors.core.signatures.matching import ROW_BITS, ROW_MASK, is_digit_se
 
 SAME_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 MEMO_MAX = 20_000
+KINDS_MAX = 256
+"""A kind is a byte; no log has so many combinations of rows."""
+NONE = bytes(256)
 NEW_LINES_SHARE = 3
 """With more than one new line in three, remembering them costs more than it saves."""
 
@@ -69,20 +73,22 @@ class FloodFinder:
             return self._find_new(block, starts, quotas)
         return self._find_known(block, starts, kinds)
 
-    def _look_up(self, keys: Sequence[bytes]) -> list[int] | None:
+    def _look_up(self, keys: Sequence[bytes]) -> bytes | None:
         """Return the kind of each line; None if too many are new to be worth a memory."""
-        kinds = list(map(self._memo.get, keys))
-        if None in kinds:
-            new = set(keys).difference(self._memo)
-            if len(new) * NEW_LINES_SHARE > len(keys):
-                return None
-            self._judge(list(new))
-            kinds = list(map(self._memo.get, keys))
-            if len(self._memo) > MEMO_MAX:
-                self._memo.clear()
-        return kinds  # type: ignore[return-value]  # All are known now.
+        if len(self._kinds) <= KINDS_MAX:
+            with suppress(KeyError):
+                return bytes(map(self._memo.__getitem__, keys))
+        new = set(keys).difference(self._memo)
+        if len(new) * NEW_LINES_SHARE > len(keys):
+            return None
+        if len(self._memo) > MEMO_MAX or len(self._kinds) > KINDS_MAX:
+            self._memo.clear()
+            self._kinds.clear()
+            new = set(keys)
+        self._judge(list(new))
+        return bytes(map(self._memo.__getitem__, keys)) if len(self._kinds) <= KINDS_MAX else None
 
-    def _find_known(self, block: Block, starts: Sequence[int], kinds: Sequence[int]) -> Flood:
+    def _find_known(self, block: Block, starts: Sequence[int], kinds: bytes) -> Flood:
         found, is_sensitive = self._spread(starts, kinds)
         if is_sensitive:
             found.update(self._from_events(block, starts, self._database.digits.find(block.scannable)[0]))
@@ -114,14 +120,14 @@ class FloodFinder:
             kind = (tuple(sorted(set(rows[place]))) if place in rows else (), place in sensitive)
             self._memo[key] = self._kinds.setdefault(kind, len(self._kinds))
 
-    def _spread(self, starts: Sequence[int], found: Sequence[int]) -> tuple[BulkHits, bool]:
+    def _spread(self, starts: Sequence[int], found: bytes) -> tuple[BulkHits, bool]:
         """Return the hits of lines whose kinds are known, and whether rows that name certain digits have to be looked for."""
         hits: defaultdict[int, list[int]] = defaultdict(list)
         present, is_sensitive = set(found), False
         for (rows, may_be_sensitive), kind in self._kinds.items():
             if kind in present:
                 is_sensitive |= may_be_sensitive
-                places = list(compress(starts, map(kind.__eq__, found))) if rows else []
+                places = list(compress(starts, found.translate(NONE[:kind] + b"\1" + NONE[kind + 1 :]))) if rows else []
                 for row in rows:
                     hits[row] += places
         for merged in hits.values():

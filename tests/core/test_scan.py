@@ -15,7 +15,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attr_actors.core import blocks, hits, keeping
+from attr_actors.core import blocks, floods, hits, keeping
 from attr_actors.core.paths import LogPath
 from attr_actors.core.scan import SCAN_BYTES_MAX, scan_log, scan_source
 from attr_actors.core.signatures.database import Database
@@ -132,6 +132,18 @@ def test_a_flood_gives_the_same_answer_as_hit_by_hit(database: Database, kind: s
     assert_true(fast, data)
 
 
+@pytest.mark.parametrize(("limit", "value"), [("MEMO_MAX", 5), ("KINDS_MAX", 1), ("KINDS_MAX", 3)])
+def test_a_full_memory_of_lines_is_begun_anew_and_changes_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    data = b"".join(b"%s %d\n" % (line, n) for n in range(2_000) for line in LINES[1:7])
+    monkeypatch.setattr(hits, "WAKES_MAX", 1 << 60)
+    whole = scan(data, database)
+    monkeypatch.setattr(hits, "WAKES_MAX", 100)
+    monkeypatch.setattr(floods, limit, value)
+    assert scan(data, database, 50_021) == whole
+
+
 @pytest.mark.parametrize("chunk", [blocks.CHUNK_BYTES, 300_007])
 def test_a_row_counted_long_enough_is_passed_over_but_what_may_be_kept_of_it_is_found(
     database: Database, monkeypatch: pytest.MonkeyPatch, chunk: int
@@ -150,8 +162,8 @@ def test_a_row_counted_long_enough_is_passed_over_but_what_may_be_kept_of_it_is_
 
 @pytest.mark.parametrize("chunk", [blocks.CHUNK_BYTES, 100_003, 40_009])
 def test_an_endless_line_among_others_is_read_in_parts_like_any(database: Database, chunk: int) -> None:
-    endless = b"".join(b"%s number %d and more; " % (LINES[1 + n % 2], n) for n in range(4_000))
-    data = (LINES[1] + b"\n") * 3_000 + endless + b"\n" + LINES[5] + b"\n" + endless + b"\r" + LINES[4] + b"\n"
+    endless = b"".join(b"%s number %d and more; " % (LINES[1 + n % 2], n) for n in range(1_000))
+    data = (LINES[1] + b"\n") * 500 + endless + b"\n" + LINES[5] + b"\n" + endless + b"\r" + LINES[4] + b"\n"
     found = scan(data, database, chunk)
     assert found == scan(data, database)
     assert found.counts == slow_counts(data, database)
