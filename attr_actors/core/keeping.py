@@ -80,12 +80,12 @@ class RowHits:
             if place >= end:
                 begin, end = _burst_around(place, starts, steps)
                 wanted[begin] = end
-        end = count
-        for _ in range(BURSTS + 1):
-            if end:
-                begin, _ = _burst_around(end - 1, starts, steps)
-                wanted[begin] = end
-                end = begin
+        end, left = count, self.bursts.maxlen or 0
+        while end and left > 0:
+            begin, _ = _burst_around(end - 1, starts, steps)
+            wanted[begin] = end
+            left -= min(end - begin, BURST_HITS)
+            end = begin
         for begin, end in wanted.items():
             chosen.update(range(begin, min(end, begin + BURST_HITS)))
         return sorted(chosen)
