@@ -19,7 +19,7 @@ from attr_actors.adapters.ledger_upkeep import vacuum
 from attr_actors.models import Action, Analysis, Attribution, Category, Line, Outcome, Recording, Requester, Snapshot
 from attr_actors.settings import Settings
 
-LINES = 14
+LINES = 12
 """Cited lines per answer, so that a stored entry has about 3 KB."""
 
 
