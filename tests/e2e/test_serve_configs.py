@@ -16,8 +16,10 @@ import httpx
 import pytest
 import yaml
 
+from tests.elasticsearch_twin import ElasticsearchTwin
 from tests.ray_nodes import RayNodes, free_port
 
+RAYLET_KILLS = int(os.environ.get("ATTR_ACTORS_RAYLET_KILLS", "2"))
 REPO = Path(__file__).resolve().parent.parent.parent
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -105,17 +107,22 @@ def test_every_committed_serve_config_deploys_and_answers(nodes: RayNodes, place
             assert found == first, f"'{name}' does not see the ledger of the configs before it"
 
 
-@pytest.fixture
-def spread(nodes: RayNodes, place: Path) -> Iterator[tuple[RayNodes, httpx.Client, dict[str, str | None]]]:
-    """The service on three nodes, `a` with the ledger and `c` as its other place, and what it has acknowledged."""
+Spread = tuple[RayNodes, httpx.Client, dict[str, str | None]]
+
+
+@contextlib.contextmanager
+def spread_service(nodes: RayNodes, place: Path, **arguments: object) -> Iterator[Spread]:
+    """Run the service on three nodes, `a` with the ledger and `c` as its other place; gives what it has acknowledged, too."""
     if any(name != "lo" for _, name in socket.if_nameindex()):
         # Replicas listen on loopback here, while the ingress asks for them at the address of their node.
         pytest.skip("needs a network of its own: unshare --net --fork bash -c 'ip link set lo up; exec pytest ...'")
     port = free_port()
+    config = load("cluster", place, port)
+    config["applications"][0]["args"] |= arguments
     nodes.start_head("--num-cpus=0")
     nodes.start_node("a", "--num-cpus=2", '--resources={"ledger": 1}')
     nodes.start_node("b", "--num-cpus=3")
-    nodes.deploy(load("cluster", place, port))
+    nodes.deploy(config)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         try:
             until(lambda: ready(client), "the service", 200)
@@ -126,6 +133,12 @@ def spread(nodes: RayNodes, place: Path) -> Iterator[tuple[RayNodes, httpx.Clien
             until(lambda log=log: result_id(client, log), "an answer", 60)
         nodes.start_node("c", "--num-cpus=2", '--resources={"ledger": 1}')
         yield nodes, client, {log: result_id(client, log) for log in logs}
+
+
+@pytest.fixture
+def spread(nodes: RayNodes, place: Path) -> Iterator[Spread]:
+    with spread_service(nodes, place) as service:
+        yield service
 
 
 def ledgers(nodes: RayNodes, name: str) -> list[int]:
@@ -139,9 +152,7 @@ def check_kept(client: httpx.Client, answers: dict[str, str | None]) -> None:
     assert {log: result_id(client, log) for log in answers} == answers
 
 
-def test_the_loss_of_the_ledgers_node_costs_under_a_minute_and_no_answer(
-    spread: tuple[RayNodes, httpx.Client, dict[str, str | None]], place: Path
-) -> None:
+def test_the_loss_of_the_ledgers_node_costs_under_a_minute_and_no_answer(spread: Spread, place: Path) -> None:
     nodes, client, answers = spread
     assert len(ledgers(nodes, "a")) == 1, "the ledger does not run where its resource is"
     new = write(place, 99)
@@ -151,9 +162,32 @@ def test_the_loss_of_the_ledgers_node_costs_under_a_minute_and_no_answer(
     check_kept(client, answers)
 
 
-def test_a_frozen_ledger_node_that_wakes_is_never_a_second_writer(
-    spread: tuple[RayNodes, httpx.Client, dict[str, str | None]], place: Path
-) -> None:
+def test_killed_raylets_of_a_worker_node_lose_no_answer_and_double_no_document(nodes: RayNodes, place: Path) -> None:
+    elastic, told = ElasticsearchTwin(), dict[str, str]()
+    sinks = {"dataflow_index": "attribution", "outbox_lease_s": 8, "outbox_poll_interval_s": 0.2, "rate_limit_analyze": "1000000/minute"}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(elastic.serving())
+        _, client, answers = stack.enter_context(spread_service(nodes, place, elasticsearch_url=elastic.url, **sinks))
+        number = 1000
+        for _ in range(RAYLET_KILLS):
+            os.kill(nodes.raylet("b"), signal.SIGKILL)
+            nodes.nodes.pop("b").wait(30)
+            until_back = time.monotonic() + 20
+            nodes.start_node("b", "--num-cpus=3")
+            while time.monotonic() < until_back:
+                log = write(place, number)
+                number += 1
+                if found := result_id(client, log):
+                    told[log] = found
+        check_kept(client, {**answers, **told})
+        until(lambda: len(elastic.documents) >= len(answers) + len(told), "the documents", 120)
+        paths = [document["s_log_path"] for document in elastic.documents.values()]
+        assert len(paths) == len(set(paths)), "one document per log"
+        assert {*answers, *told} <= set(paths)
+    print(f"{RAYLET_KILLS} raylets killed, {len(told)} answers acknowledged meanwhile, 0 lost, {len(paths)} documents", file=sys.stderr)
+
+
+def test_a_frozen_ledger_node_that_wakes_is_never_a_second_writer(spread: Spread, place: Path) -> None:
     nodes, client, answers = spread
     frozen = nodes.descendants("a")
     [old_writer] = ledgers(nodes, "a")
