@@ -103,7 +103,7 @@ def test_silent_slack_is_given_up_after_the_timeout(tmp_path: Path, twin: SlackT
     twin.faults.append(HANG)
     twin.hang_s = 5
     with pytest.raises(SinkError, match="Timeout"):
-        post(SlackSink(chosen(tmp_path, twin, sink_timeout_s=0.2)), delivery(recording()))
+        post(SlackSink(chosen(tmp_path, twin, sink_timeout_s=1)), delivery(recording()))
 
 
 @pytest.mark.parametrize("error", ["invalid_auth", "channel_not_found", "not_in_channel", "internal_error", "never_heard_of"])

@@ -36,7 +36,7 @@ def test_a_storm_of_cold_paths_is_answered_or_refused_and_none_is_lost(tmp_path:
     settings = Settings.load(
         allowed_root=str(root),
         cache_file=str(tmp_path / "l.db"),
-        flights_max=32,
+        flights_max=64,
         rate_limit_analyze="1000000/minute",
         answer_cache_age_max_s=0.1,  # What is known is asked for again from the busy analyzers, too.
     )

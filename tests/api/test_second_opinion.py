@@ -264,7 +264,7 @@ def test_many_logs_keep_to_the_bounds_of_the_service_and_of_each_analyzer(open_w
         return answer(**GOOD)
 
     with serving(script) as server:
-        api = open_with_model(server.url, analyzers=4, llm_calls_per_analyzer=2, llm_calls_max=5, llm_deadline_s=20)
+        api = open_with_model(server.url, analyzers=4, llm_calls_per_analyzer=2, llm_calls_max=5, llm_call_timeout_s=20, llm_deadline_s=20)
         paths = [api.write(f"job{n}.log", OOM_LOG.replace("79.10", f"79.{n}")) for n in range(40)]
         for path in paths:
             api.get(path)
