@@ -25,7 +25,7 @@ DOCUMENTED = {200, 400, 403, 404, 503}
 
 @contextmanager
 def swapping(step: Callable[[int], None]) -> Iterator[None]:
-    """Call ``step`` in a thread without a pause, but rest at times for as long as a request takes: at once in one face, then in the other."""
+    """Call ``step`` in a thread without a pause, but rest at times, in either face, for as long as a request takes."""
     done = threading.Event()
 
     def run() -> None:
