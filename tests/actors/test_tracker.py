@@ -52,8 +52,7 @@ def test_jobs_that_arrive_together_are_saved_together(in_world: Callable[..., No
         paths = [w.write(f"{i}.log", "x\n") for i in range(200)]
         w.ledger.gate = asyncio.Event()
         replies = asyncio.gather(*(w.tracker.submit(post(p)) for p in paths))
-        while len(w.tracker._book.jobs) < 200:  # noqa: ASYNC110 - The book tells nobody.
-            await asyncio.sleep(0.001)
+        await until(lambda: len(w.tracker._book.jobs) == 200)
         w.ledger.gate.set()
         await replies
         assert len(w.ledger.rows) == 200
