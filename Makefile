@@ -29,7 +29,7 @@ check: $(VENV)/test-ready
 	$(BIN)/mypy
 
 test: $(VENV)/test-ready
-	$(BIN)/pytest $(FAST)
+	$(BIN)/pytest -n 3 --dist worksteal $(FAST)
 
 test-ray: $(VENV)/test-ready
 	$(BIN)/pytest tests/cluster tests/e2e -m "not long and not real"

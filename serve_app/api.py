@@ -7,7 +7,7 @@ import logging
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.routing import APIRoute
@@ -60,6 +60,10 @@ SUBMIT_LINKS: dict[int | str, dict[str, Any]] = {
 """What a client may do next with a submitted log."""
 
 
+routes = APIRouter()
+"""Built once per process, which takes longer than all else of an app: each app answers them from its own state."""
+
+
 def build_api(settings: Settings, service: AttributionService, overview: Overview) -> FastAPI:
     """Return the app of one replica."""
     api = FastAPI(
@@ -68,81 +72,87 @@ def build_api(settings: Settings, service: AttributionService, overview: Overvie
         description="Why a training job died, on which node, with the lines that prove it.",
         root_path=settings.fast_api_root_path,
     )
+    api.state.service, api.state.overview = service, overview
     _add_error_handlers(api)
-    _add_log_routes(api, service)
-    _add_introspection_routes(api, service, overview)
+    api.router.routes.extend(routes.routes)
     add_mcp(api, settings, service)
     return api
 
 
-def _add_log_routes(api: FastAPI, service: AttributionService) -> None:
-    @api.post("/logs", response_model=SubmitReply, responses={**error_docs(400, 401, 403, 404, 429), **SUBMIT_LINKS})
-    async def submit(body: SubmitBody, request: Request) -> Response:
-        """Register a job's log. Returns at once; ``terminal`` starts the analysis."""
-        request.state.log_path, request.state.job_id = body.log_path, body.job_id
-        return _json(await service.submit(body, _caller(request).root))
-
-    @api.get("/logs", response_model=ResultReply, responses=error_docs(400, 401, 403, 404, 429))
-    async def result(
-        request: Request,
-        log_path: LogPathParam,
-        wl_restart: Annotated[int | None, Query(ge=0, description="Workload cycle, from 0; all cycles without it.")] = None,
-        wait: Annotated[bool, Query(description="false never starts work and returns what is known.")] = True,
-        timeout_s: Annotated[float | None, Query(gt=0, description="Longest wait, s; at most COMPUTE_TIMEOUT.")] = None,
-        file: Annotated[str | None, Query(description="Splitlog: the base name of one log file; the last one without it.")] = None,
-        all_files: Annotated[bool, Query(description="Splitlog: every complete file, under ``files``.")] = False,
-    ) -> Response:
-        """Tell why the job died."""
-        request.state.log_path = log_path
-        query = ResultQuery(log_path, wl_restart, wait, timeout_s, file, all_files, _caller(request).root)
-        reply = await service.result(query)
-        request.state.basis, request.state.joined = reply.basis, reply.joined
-        return _json(reply)
-
-    @api.get("/print", response_class=PlainTextResponse, responses=error_docs_of_text(400, 401, 403, 404, 429))
-    async def preview(request: Request, log_path: LogPathParam) -> Response:
-        """Show the first 4096 bytes of a log."""
-        request.state.log_path = log_path
-        return Response(await service.preview(log_path, _caller(request).root), media_type="text/plain; charset=utf-8")
+@routes.post("/logs", response_model=SubmitReply, responses={**error_docs(400, 401, 403, 404, 429), **SUBMIT_LINKS})
+async def submit(body: SubmitBody, request: Request) -> Response:
+    """Register a job's log. Returns at once; ``terminal`` starts the analysis."""
+    request.state.log_path, request.state.job_id = body.log_path, body.job_id
+    return _json(await _service(request).submit(body, _caller(request).root))
 
 
-def _add_introspection_routes(api: FastAPI, service: AttributionService, overview: Overview) -> None:
-    @api.get("/", response_class=PlainTextResponse)
-    async def root() -> Response:
-        """Answer quickly: old monitors probe here."""
-        return PlainTextResponse("attr-actors: see /docs\n")
+@routes.get("/logs", response_model=ResultReply, responses=error_docs(400, 401, 403, 404, 429))
+async def result(
+    request: Request,
+    log_path: LogPathParam,
+    wl_restart: Annotated[int | None, Query(ge=0, description="Workload cycle, from 0; all cycles without it.")] = None,
+    wait: Annotated[bool, Query(description="false never starts work and returns what is known.")] = True,
+    timeout_s: Annotated[float | None, Query(gt=0, description="Longest wait, s; at most COMPUTE_TIMEOUT.")] = None,
+    file: Annotated[str | None, Query(description="Splitlog: the base name of one log file; the last one without it.")] = None,
+    all_files: Annotated[bool, Query(description="Splitlog: every complete file, under ``files``.")] = False,
+) -> Response:
+    """Tell why the job died."""
+    request.state.log_path = log_path
+    query = ResultQuery(log_path, wl_restart, wait, timeout_s, file, all_files, _caller(request).root)
+    reply = await _service(request).result(query)
+    request.state.basis, request.state.joined = reply.basis, reply.joined
+    return _json(reply)
 
-    @api.get("/healthz", response_model=HealthReply, responses=error_docs())
-    async def health(ready: bool = False, pretty: Pretty = False, indent: Indent = None) -> Response:
-        """Tell how the service is; with ``ready`` 503 until all actors answer."""
-        reply = await overview.health()
-        return _json(reply, pretty, indent, status=503 if ready and reply.status == "fail" else 200)
 
-    @api.get("/stats", responses=error_docs(401, 403))
-    async def stats(pretty: Pretty = False, indent: Indent = None) -> Response:
-        """Return the counters by group."""
-        return _json(group(await overview.counters()), pretty, indent)
+@routes.get("/print", response_class=PlainTextResponse, responses=error_docs_of_text(400, 401, 403, 404, 429))
+async def preview(request: Request, log_path: LogPathParam) -> Response:
+    """Show the first 4096 bytes of a log."""
+    request.state.log_path = log_path
+    return Response(await _service(request).preview(log_path, _caller(request).root), media_type="text/plain; charset=utf-8")
 
-    @api.get("/metrics", response_class=PlainTextResponse, responses=error_docs_of_text(401, 403))
-    async def metrics() -> Response:
-        """Return the counters of all replicas and actors for Prometheus."""
-        return Response(render_exposition(await overview.counters(), SECONDS), media_type=EXPOSITION_TYPE)
 
-    @api.get("/jobs", response_model=JobsReply, responses=error_docs(401, 403))
-    async def jobs(
-        mode: JobMode | None = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
-        pretty: Pretty = False,
-        indent: Indent = None,
-    ) -> Response:
-        """Return one page of tracked jobs, newest first."""
-        return _json(await service.jobs(mode, limit, offset), pretty, indent)
+@routes.get("/", response_class=PlainTextResponse)
+async def root() -> Response:
+    """Answer quickly: old monitors probe here."""
+    return PlainTextResponse("attr-actors: see /docs\n")
 
-    @api.get("/inflight", response_model=InflightReply, responses=error_docs(401, 403))
-    async def inflight(pretty: Pretty = False, indent: Indent = None) -> Response:
-        """Return the analyses under way."""
-        return _json(await service.inflight(), pretty, indent)
+
+@routes.get("/healthz", response_model=HealthReply, responses=error_docs())
+async def health(request: Request, ready: bool = False, pretty: Pretty = False, indent: Indent = None) -> Response:
+    """Tell how the service is; with ``ready`` 503 until all actors answer."""
+    reply = await _overview(request).health()
+    return _json(reply, pretty, indent, status=503 if ready and reply.status == "fail" else 200)
+
+
+@routes.get("/stats", responses=error_docs(401, 403))
+async def stats(request: Request, pretty: Pretty = False, indent: Indent = None) -> Response:
+    """Return the counters by group."""
+    return _json(group(await _overview(request).counters()), pretty, indent)
+
+
+@routes.get("/metrics", response_class=PlainTextResponse, responses=error_docs_of_text(401, 403))
+async def metrics(request: Request) -> Response:
+    """Return the counters of all replicas and actors for Prometheus."""
+    return Response(render_exposition(await _overview(request).counters(), SECONDS), media_type=EXPOSITION_TYPE)
+
+
+@routes.get("/jobs", response_model=JobsReply, responses=error_docs(401, 403))
+async def jobs(
+    request: Request,
+    mode: JobMode | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0, le=10_000_000)] = 0,
+    pretty: Pretty = False,
+    indent: Indent = None,
+) -> Response:
+    """Return one page of tracked jobs, newest first."""
+    return _json(await _service(request).jobs(mode, limit, offset), pretty, indent)
+
+
+@routes.get("/inflight", response_model=InflightReply, responses=error_docs(401, 403))
+async def inflight(request: Request, pretty: Pretty = False, indent: Indent = None) -> Response:
+    """Return the analyses under way."""
+    return _json(await _service(request).inflight(), pretty, indent)
 
 
 def _json(body: BaseModel | dict[str, Any], pretty: bool = False, indent: int | None = None, status: int = 200) -> Response:
@@ -199,3 +209,13 @@ def _caller(request: Request) -> Caller:
     """Return whom the door let in."""
     caller: Caller = getattr(request.state, "caller", ANYONE)
     return caller
+
+
+def _service(request: Request) -> AttributionService:
+    service: AttributionService = request.app.state.service
+    return service
+
+
+def _overview(request: Request) -> Overview:
+    overview: Overview = request.app.state.overview
+    return overview

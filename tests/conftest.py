@@ -28,6 +28,8 @@ def _fast_layers_never_start_ray(request: pytest.FixtureRequest, monkeypatch: py
     layer = Path(str(request.node.path)).relative_to(REPO / "tests").parts[0]
     if layer in ("cluster", "e2e"):
         return
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", os.devnull)  # Whom to trust is read for each client, which takes longer than most tests.
     import ray
 
     def refuse(*args: object, **kwargs: object) -> None:

@@ -114,6 +114,12 @@ class Analyzer:
             issues=tuple(f"the file system at '{point}' does not answer" for point in self._scans.hung_mounts()),
         )
 
+    async def close(self) -> None:
+        """Leave the model alone: the rules' answers are durable, and the next process asks again for what is missing."""
+        await self._opinions.cancel()
+        if self._opinion:
+            await self._opinion.close()
+
     async def _answer(self, request: AnalyzeRequest) -> Analysis:
         stored = await self._ledger.lookup(request.path)
         if stored and await self._still_holds(stored):

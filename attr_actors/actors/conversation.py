@@ -33,6 +33,9 @@ class Chat(Protocol):
     async def complete(self, question: Question, until: float) -> Completion:
         """Return a completion before ``until`` (monotonic s)."""
 
+    async def close(self) -> None:
+        """Close the connections."""
+
 
 @dataclass
 class Bill:

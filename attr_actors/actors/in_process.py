@@ -16,7 +16,7 @@ from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.adapters.llm_keys import key_source
-from attr_actors.handles import Actors, AnalyzerHandle, LedgerHandle, Reporting
+from attr_actors.handles import Actors, LedgerHandle, Reporting
 from attr_actors.settings import Settings
 
 
@@ -48,9 +48,7 @@ class LocalActors:
         self._mailbox = Mailbox(self._ledger)
         self.ledger = cast(LedgerHandle, self._mailbox)
         self.gate = ModelGate(settings, self.ledger, key_source(settings))
-        self.analyzers: tuple[AnalyzerHandle, ...] = tuple(
-            Analyzer(settings, self.ledger, f"analyzer-{i}", self.gate) for i in range(settings.analyzers)
-        )
+        self.analyzers = tuple(Analyzer(settings, self.ledger, f"analyzer-{i}", self.gate) for i in range(settings.analyzers))
         self.tracker = Tracker(settings, self.ledger, self.analyzers)
         self.notifiers = tuple(Notifier(settings, self.ledger, sink) for sink in settings.sink_names)
         self._drain_timeout_s = settings.drain_timeout_s
@@ -63,6 +61,7 @@ class LocalActors:
     async def stop(self) -> None:
         """End the actors; nothing acknowledged is lost."""
         await self.tracker.stop()
+        await asyncio.gather(*(analyzer.close() for analyzer in self.analyzers))
         await asyncio.gather(*(notifier.drain(self._drain_timeout_s) for notifier in self.notifiers))
         self._mailbox.stop()
         self._ledger.close()

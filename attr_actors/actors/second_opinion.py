@@ -101,6 +101,11 @@ class SecondOpinion:
             last = rules.model_copy(update={"degraded": f"no second opinion: {reason}"})
         return _with_last(analysis, last)
 
+    async def close(self) -> None:
+        """Ask no more, and close the connections to the model."""
+        await self._asking.cancel()
+        await self._chat.close()
+
     async def _opinion(self, rules: Attribution, log: LogPath, requester: Requester) -> Attribution:
         case = await self._in_thread(lambda: self._case(rules, log, requester))
         key = self._key(case.prompt)

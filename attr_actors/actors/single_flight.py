@@ -65,6 +65,13 @@ class SingleFlight(Generic[T]):
         now = time.monotonic()
         return [(key, f.started_at, now - f.started, f.waiters) for key, f in self._flights.items()]
 
+    async def cancel(self) -> None:
+        """End all flights; who waits for one sees a cancellation."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def _take_off(self, key: str, work: Callable[[], Awaitable[T]]) -> _Flight[T]:
         flight = self._flights.get(key)
         if flight is not None:

@@ -156,7 +156,8 @@ def display(text: str) -> str:
     return f"{plain[:head]} ... {plain[head - LINE_CHARS_MAX :]}"
 
 
-_PIECES = re.compile(r"[A-Za-z]+|\d|[^\sA-Za-z\d]|\s+")
+_WORDS = re.compile(r"[A-Za-z]+")
+_GAPS = re.compile(r"\s{2,}")
 
 
 def estimate_tokens(text: str) -> int:
@@ -164,16 +165,10 @@ def estimate_tokens(text: str) -> int:
 
     Measured against such a tokenizer on training logs: 1.02 to 1.7 times the true count.
     """
-    total = 0.0
-    for found in _PIECES.finditer(text):
-        piece = found.group()
-        if piece[0].isspace():
-            total += 0.25 * (len(piece) - 1)
-        elif piece.isascii():
-            total += max(1, len(piece) / 4.5) if piece.isalpha() else 1
-        else:
-            total += len(piece.encode("utf-8", "replace"))
-    return int(total * 1.15) + 1
+    words = [len(word) for word in _WORDS.findall(text)]
+    gaps = [len(gap) - 1 for gap in _GAPS.findall(text)]
+    others = len("".join(text.split()).encode("utf-8", "replace")) - sum(words)  # Digits, signs, and the bytes of other scripts.
+    return int((sum(max(1.0, length / 4.5) for length in words) + others + 0.25 * sum(gaps)) * 1.15) + 1
 
 
 def with_found(prompt: Prompt, reply_text: str, found: Iterable[Line], redactor: Redactor, last: bool) -> Prompt:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
-from attr_actors.core.secret_patterns import HARMLESS, IDENTITIES, SECRETS
+from attr_actors.core.secret_patterns import ANY_KEY, HARMLESS, IDENTITIES, KEYS, SECRETS
 
 Mode = Literal["off", "secrets", "strict"]
 Span = tuple[int, int, str]
@@ -30,6 +30,8 @@ RANDOM = re.compile(r"(?<![A-Za-z0-9_/.+-])[A-Za-z0-9+/=_-]{32,}")
 MANGLED = re.compile(r"_{0,2}Z[NTKL]|0x|ncclUniqueId|sha\d+")
 ANSI = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[@-Z\\-_]|\][^\x07\x1b]*(?:\x07|\x1b\\)?)")
 
+_any_key = re.compile(ANY_KEY)
+_keys = tuple((kind, re.compile(pattern)) for kind, pattern in KEYS)
 _secrets = tuple((kind, re.compile(pattern)) for kind, pattern in SECRETS)
 _identities = tuple((kind, re.compile(pattern)) for kind, pattern in IDENTITIES)
 _harmless = re.compile(HARMLESS)
@@ -79,7 +81,8 @@ class Redactor:
         return line
 
     def _secret_spans(self, line: str) -> Iterator[Span]:
-        for kind, pattern in _secrets:
+        # Most lines hold no key at all, and one search tells that sooner than one for each shape.
+        for kind, pattern in (*_keys, *_secrets) if _any_key.search(line) else _secrets:
             yield from _spans(kind, pattern, line)
         for finder in self._finders:
             yield from finder(line)

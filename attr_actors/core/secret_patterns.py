@@ -44,8 +44,11 @@ KEY_SHAPES: tuple[tuple[str, str], ...] = (
 )
 """Keys with a published shape."""
 
+KEYS = tuple((kind, START + shape) for kind, shape in KEY_SHAPES)
+ANY_KEY = f"{START}(?:{'|'.join(shape for _, shape in KEY_SHAPES)})"
+"""Matches wherever one of ``KEYS`` does."""
+
 SECRETS: tuple[tuple[str, str], ...] = (
-    *((kind, START + shape) for kind, shape in KEY_SHAPES),
     ("slack_webhook", r"hooks\.slack\.com/(?:services|workflows|triggers)/([\w/+-]{8,})"),
     ("discord_webhook", r"discord(?:app)?\.com/api/webhooks/(\d+/[\w-]{16,})"),
     ("azure_key", r"(?i)\b(?:AccountKey|SharedAccessKey|SharedAccessSignature)=([^;\s\"']{8,})"),
@@ -79,7 +82,7 @@ SECRETS: tuple[tuple[str, str], ...] = (
     ("wandb_key", r"(?<![0-9A-Za-z])[0-9a-f]{40}(?![0-9A-Za-z])"),
     ("aws_secret", r"(?<![A-Za-z0-9/+=_.-])(?=\S*[A-Z])(?=\S*[a-z])(?=\S*\d)[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=_.-])"),
 )
-"""Credentials: published key shapes first, then words that announce a value."""
+"""Other credentials: addresses that hold one, words that announce a value, and values of a telling length."""
 
 HARMLESS = (
     r"(?i)[+-]?[\d_.,]+(?:e[+-]?\d+)?[a-z%]{0,3}|none|null|true|false|\*+|x{3,}|<[^>]*>|\$\{?\w+\}?|\[\w+\]|/[\w./-]*|[a-z]+_\d+"

@@ -64,6 +64,11 @@ def url() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attr_actors.client_wire.delay_s", lambda *_: 0.0)
+
+
 def run(*argv: str) -> int:
     parser = argparse.ArgumentParser()
     add_parsers(parser.add_subparsers())

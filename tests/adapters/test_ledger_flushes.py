@@ -24,7 +24,18 @@ def test_a_commit_is_flushed_to_the_disk_before_it_is_acknowledged(tmp_path: Pat
         "    db.record((numbered(n),), ('elasticsearch',), 1e9); os.write(2, b'ack')\n"
         "os.write(2, b'end')\n"
     )
-    command = ["strace", "-f", "-e", "trace=fsync,fdatasync,write", "-o", str(tmp_path / "trace"), sys.executable, "-c", program]
+    command = [
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-e",
+        "trace=fsync,fdatasync,write",
+        "-o",
+        str(tmp_path / "trace"),
+        sys.executable,
+        "-c",
+        program,
+    ]
     subprocess.run(command, cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)}, check=True, capture_output=True, timeout=60)
     trace = (tmp_path / "trace").read_text()
     acknowledged = trace[trace.index('"begin"') : trace.index('"end"')].split('"ack"')[:20]

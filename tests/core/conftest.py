@@ -8,9 +8,15 @@ from attr_actors.core.signatures.database import Database, open_database
 
 
 @pytest.fixture(scope="session")
-def database(pytestconfig: pytest.Config) -> Database:
+def signatures_cache(pytestconfig: pytest.Config) -> str:
+    """Where the compiled rows are kept from run to run."""
     assert pytestconfig.cache is not None
-    return open_database(backend="hyperscan", cache_dir=str(pytestconfig.cache.mkdir("signatures")))
+    return str(pytestconfig.cache.mkdir("signatures"))
+
+
+@pytest.fixture(scope="session")
+def database(signatures_cache: str) -> Database:
+    return open_database(backend="hyperscan", cache_dir=signatures_cache)
 
 
 @pytest.fixture(scope="session")

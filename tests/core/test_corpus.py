@@ -12,14 +12,15 @@ import pytest
 
 from attr_actors.core.engine import Engine
 from attr_actors.core.paths import LogPath
+from attr_actors.models import EngineConfig
 
 
 @pytest.fixture(scope="module")
-def scores(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+def scores(shared_dir: Path, signatures_cache: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     logs = sorted((shared_dir / "data" / "logs" / "cases").glob("*.log"))
     if not logs:
         pytest.skip(f"needs the labelled logs, and there are none under {shared_dir}")
-    engine = Engine()
+    engine = Engine(EngineConfig(signatures_cache_dir=signatures_cache))
     results = tmp_path_factory.mktemp("corpus") / "results.jsonl"
     with results.open("w") as out:
         for log in logs:

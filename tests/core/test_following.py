@@ -14,7 +14,7 @@ from attr_actors.core.engine import Engine
 from attr_actors.core.following import Following
 from attr_actors.core.paths import LogPath
 from attr_actors.core.scan import scan_log
-from attr_actors.core.signatures.database import Database, open_database
+from attr_actors.core.signatures.database import Database
 from attr_actors.errors import NotFound
 from attr_actors.models import EngineConfig
 
@@ -32,16 +32,6 @@ LINES = [
     b"z" * 70_000 + b"%d",
 ]
 RATES = [200, 50, 2, 2, 1, 5, 1, 1, 3, 1]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("signatures"))
-
-
-@pytest.fixture(scope="module")
-def database(cache: str) -> Database:
-    return open_database(cache_dir=cache)
 
 
 def text_of(rng: random.Random, lines: int) -> bytes:
@@ -132,8 +122,8 @@ def test_what_cannot_be_read_from_the_middle_is_scanned_from_the_start(tmp_path:
     assert followed.finish(log) is None
 
 
-def test_the_engine_gives_the_same_answer_for_a_followed_log(tmp_path: Path, database: Database, cache: str) -> None:
-    engine = Engine(EngineConfig(signatures_cache_dir=cache))
+def test_the_engine_gives_the_same_answer_for_a_followed_log(tmp_path: Path, database: Database, signatures_cache: str) -> None:
+    engine = Engine(EngineConfig(signatures_cache_dir=signatures_cache))
     path = tmp_path / "a.log"
     path.write_bytes(LINES[0] % 1 * 100)
     log = LogPath(str(path), str(tmp_path))
