@@ -106,10 +106,9 @@ class RayNodes:
             queue += [child for child, parent in parents.items() if parent == pid]
         return found
 
-    def raylet(self, name: str) -> int:
-        """Return the process of a node's raylet."""
-        [pid] = [p for p in self.descendants(name) if Path(f"/proc/{p}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/raylet")]
-        return pid
+    def raylets(self, name: str) -> list[int]:
+        """Return the process of a node's raylet, if it runs."""
+        return [p for p in self.descendants(name) if Path(f"/proc/{p}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/raylet")]
 
     def kill_node(self, name: str, spare: frozenset[int] = frozenset()) -> None:
         """End a node as a power cut does, except the processes to spare."""

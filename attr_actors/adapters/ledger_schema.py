@@ -13,7 +13,9 @@ from attr_actors.errors import LedgerFault
 
 APPLICATION_ID = 0x41545452
 """``ATTR`` in ASCII: tells our file from another program's."""
-SCHEMA_VERSION = 1
+MIGRATIONS: tuple[str, ...] = ()
+"""What takes a file of schema 1, 2, ... to the next one: SQL statements. ``SCHEMA`` is always the newest; a new file needs no migration."""
+SCHEMA_VERSION = 1 + len(MIGRATIONS)
 
 SCHEMA = f"""
 CREATE TABLE analyses (
@@ -92,19 +94,27 @@ def open_database(path: str) -> sqlite3.Connection:
         connection.execute("PRAGMA cache_size = -32768")
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-        _check_schema(connection, path)
+        _bring_forward(connection, _checked_version(connection, path))
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _check_schema(connection: sqlite3.Connection, path: str) -> None:
+def _checked_version(connection: sqlite3.Connection, path: str) -> int:
     application, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version"))
     if application != APPLICATION_ID:
         raise LedgerFault(f"'{path}' is a database of another program; name another file")
-    if version != SCHEMA_VERSION:
-        raise LedgerFault(f"'{path}' has ledger schema {version}, this version reads {SCHEMA_VERSION}; use the version that wrote it")
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise LedgerFault(f"'{path}' has ledger schema {version}, this version reads up to {SCHEMA_VERSION}; use the version that wrote it")
+    return int(version)
+
+
+def _bring_forward(connection: sqlite3.Connection, version: int) -> None:
+    """Take an older file to the newest schema, all steps or none."""
+    steps = MIGRATIONS[version - 1 :]
+    if steps:
+        connection.executescript(f"BEGIN IMMEDIATE; {' '.join(steps)} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 def is_unreadable(exc: sqlite3.Error) -> bool:

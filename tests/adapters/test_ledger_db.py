@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from attr_actors.adapters import ledger_schema
 from attr_actors.adapters.ledger_db import LedgerDb
 from attr_actors.adapters.ledger_schema import SCHEMA_VERSION
 from attr_actors.errors import InvalidPath, LedgerFault
@@ -251,6 +252,27 @@ def test_damage_met_while_running_sets_the_file_aside_and_goes_on(path: str, cap
     assert db.lookup("/logs/a.log") is not None
     assert "set aside" in caplog.text
     db.close()
+
+
+def test_an_older_file_is_brought_forward_in_one_step_or_not_at_all(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = LedgerDb(path)
+    db.record((recording(),), (), 0.0)
+    db.close()
+    steps = ("CREATE TABLE extra (a TEXT);", "ALTER TABLE extra ADD COLUMN b TEXT;")
+    monkeypatch.setattr(ledger_schema, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(ledger_schema, "MIGRATIONS", (steps[0], "NOT SQL;"))
+    with pytest.raises((sqlite3.Error, LedgerFault)):
+        LedgerDb(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'extra'").fetchall()
+    monkeypatch.setattr(ledger_schema, "MIGRATIONS", steps)
+    moved = LedgerDb(path)
+    assert moved.lookup(recording().analysis.snapshot.path) == recording().analysis
+    moved.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert [row[1] for row in connection.execute("PRAGMA table_info(extra)")] == ["a", "b"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The monitor on a real one-node Slurm with accounting; the service is a server that answers like it."""
+"""The monitor on a real one-node Slurm with accounting, with the real service and with a server that answers like it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.attribution_twin import AttributionTwin
+from tests.e2e.conftest import Service
 from tests.slurm_cluster import submit, wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
@@ -23,8 +24,8 @@ def twin() -> Iterator[AttributionTwin]:
     server.close()
 
 
-def look(environment: dict[str, str], twin: AttributionTwin, state: Path) -> tuple[int, str]:
-    command = [sys.executable, "-m", "attr_actors.cli", "monitor", "--once", "--state-file", str(state), "--attrsvc-url", twin.url]
+def look(environment: dict[str, str], url: str, state: Path) -> tuple[int, str]:
+    command = [sys.executable, "-m", "attr_actors.cli", "monitor", "--once", "--state-file", str(state), "--attrsvc-url", url]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout + done.stderr
 
@@ -34,22 +35,24 @@ def ended(states: list[str]) -> bool:
 
 
 def test_all_twenty_array_tasks_are_answered_though_two_end_between_two_looks(
-    slurm: dict[str, str], twin: AttributionTwin, tmp_path: Path
+    slurm: dict[str, str], service: Service, tmp_path: Path
 ) -> None:
-    state = tmp_path / "monitor.json"
-    assert look(slurm, twin, state)[0] == 0
-    array = submit(slurm, tmp_path, "--array=0-17", "--output=%x_%A-%a.out", "--job-name=sweep", "--wrap=exit 3")
+    state, logs = tmp_path / "monitor.json", service.root / "array"
+    logs.mkdir()
+    assert look(slurm, service.url, state)[0] == 0
+    fails = '--wrap=python3 -c "import nothing_$SLURM_ARRAY_TASK_ID"'
+    array = submit(slurm, logs, "--array=0-17", "--output=%x_%A-%a.out", "--job-name=sweep", fails)
     wait_until(slurm, array, lambda states: len(states) == 18 and ended(states), "ended")
-    assert look(slurm, twin, state)[0] == 0
-    pair = submit(slurm, tmp_path, "--array=18-19", "--output=%x_%A-%a.out", "--job-name=late", "--wrap=exit 3")
+    code, first = look(slurm, service.url, state)
+    assert code == 0, first
+    pair = submit(slurm, logs, "--array=18-19", "--output=%x_%A-%a.out", "--job-name=late", fails)
     wait_until(slurm, pair, lambda states: len(states) == 2 and ended(states), "ended")
-    code, output = look(slurm, twin, state)
-    assert code == 0, output
-    wanted = [f"{tmp_path}/sweep_{array}-{i}.out" for i in range(18)] + [f"{tmp_path}/late_{pair}-{i}.out" for i in (18, 19)]
-    assert sorted(twin.gets) == sorted(wanted)
-    assert output.count("FAILED exit 3:0  ->  STOP") == 2
-    assert look(slurm, twin, state)[0] == 0
-    assert len(twin.gets) == 20
+    code, second = look(slurm, service.url, state)
+    assert code == 0, second
+    assert (first.count("FAILED exit 1:0  ->  STOP"), second.count("FAILED exit 1:0  ->  STOP")) == (18, 2)
+    for task in range(20):
+        assert f"nothing_{task}'" in first + second
+    assert look(slurm, service.url, state)[1].count("->") == 0
 
 
 def test_a_running_job_is_announced_and_its_end_by_cancellation_answered(
@@ -58,12 +61,12 @@ def test_a_running_job_is_announced_and_its_end_by_cancellation_answered(
     state = tmp_path / "monitor.json"
     job = submit(slurm, tmp_path, "--job-name=two\nlines\n   StdOut=/forged", "--output=with blank %j.out", "--wrap=exec sleep 100")
     wait_until(slurm, job, lambda states: states == ["RUNNING"], "running")
-    look(slurm, twin, state)
+    look(slurm, twin.url, state)
     log = f"{tmp_path}/with blank {job}.out"
     assert {"log_path": log, "user": "root", "job_id": job, "analysis_intent": "track_only"} in twin.posts
     subprocess.run(["scancel", job], env=slurm, check=True, timeout=30)
     wait_until(slurm, job, ended, "ended")
-    code, output = look(slurm, twin, state)
+    code, output = look(slurm, twin.url, state)
     assert code == 0, output
     assert job in twin.terminal()
     assert f"{job} two?lines?   StdOut=/forged (root)  CANCELLED" in output
@@ -84,6 +87,6 @@ def test_a_job_that_only_accounting_remembers_is_found_by_its_submit_line_or_scr
         (bin_dir / name).write_text(f"#!/bin/sh\n{body}\n")
         (bin_dir / name).chmod(0o755)
     forgetful = slurm | {"PATH": f"{bin_dir}:{os.environ['PATH']}"}
-    code, output = look(forgetful, twin, tmp_path / "monitor.json")
+    code, output = look(forgetful, twin.url, tmp_path / "monitor.json")
     assert code == 0, output
     assert {f"{tmp_path}/from-line-{by_line}.log", f"{tmp_path}/from-script-{by_script}.log"} <= set(twin.gets)

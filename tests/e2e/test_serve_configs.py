@@ -170,7 +170,8 @@ def test_killed_raylets_of_a_worker_node_lose_no_answer_and_double_no_document(n
         _, client, answers = stack.enter_context(spread_service(nodes, place, elasticsearch_url=elastic.url, **sinks))
         number = 1000
         for _ in range(RAYLET_KILLS):
-            os.kill(nodes.raylet("b"), signal.SIGKILL)
+            until(lambda: nodes.raylets("b"), "the raylet", 60)
+            os.kill(nodes.raylets("b")[0], signal.SIGKILL)
             nodes.nodes.pop("b").wait(30)
             until_back = time.monotonic() + 20
             nodes.start_node("b", "--num-cpus=3")
