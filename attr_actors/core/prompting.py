@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from attr_actors.core.redaction import ANSI, Redactor
+from attr_actors.core.rendering import ranges
 from attr_actors.models import Attribution, Line
 
 PROMPT_VERSION = "1"
@@ -114,22 +115,10 @@ def _render_facts(rules: Attribution) -> str:
         if value is not None:
             facts.append(f"{name}: {value}")
     for group in rules.cascade[:8]:
-        ranks = f", ranks {_ranges(group.ranks)}" if group.ranks else ""
+        ranks = f", ranks {ranges(group.ranks)}" if group.ranks else ""
         least = "at least " if group.at_least else ""
         facts.append(f"repeated {least}{group.count} times{ranks}: lines like line {group.first.line_number}")
     return "\n".join(f"- {fact}" for fact in facts)
-
-
-def _ranges(ranks: Iterable[int]) -> str:
-    """Render sorted ranks as ranges: 0-3,5."""
-    runs: list[list[int]] = []
-    for rank in sorted(set(ranks)):
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    text = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:16])
-    return text + (",..." if len(runs) > 16 else "")
 
 
 def render_line(line: Line, redactor: Redactor) -> str:

@@ -7,6 +7,7 @@ is untrusted, so each rendering bounds its length and escapes what its reader wo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from attr_actors.core.entries import entry_key
@@ -179,3 +180,15 @@ def _cell(text: str, limit: int) -> str:
 def _cited(line: Line) -> str:
     where = " ".join(filter(None, (f"rank {line.rank}" if line.rank is not None else "", line.node)))
     return _cell(f"line {line.line_number}{' ' + where if where else ''}: {line.text}", 1200)
+
+
+def ranges(ranks: Iterable[int]) -> str:
+    """Render sorted ranks as ranges: 0-3,5."""
+    runs: list[list[int]] = []
+    for rank in sorted(set(ranks)):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    text = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:16])
+    return text + (",..." if len(runs) > 16 else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 
+from attr_actors.core.rendering import ranges
 from attr_actors.models import Action, Attribution, Line
 
 LINES_SHOWN = 3
@@ -29,6 +30,7 @@ def render_terminal(name: str, found: Attribution, width: int, colour: bool = Fa
     if found.action is not Action.CONTINUE:
         rows.append(shorten(f"  {found.category.value}, owner: {found.owner}, confidence {found.confidence:.0%}, by {_by(found)}", width))
     rows += [_render_line(line, width) for line in found.root_lines[:LINES_SHOWN]]
+    rows += _consequences(found, width)
     rows += [shorten(f"  suspect {s.kind} {s.name}: {plain(s.reason)}", width) for s in found.suspects[:LINES_SHOWN]]
     rows += [shorten(f"  note: {note}", width) for note in (found.coverage_note, found.degraded) if note]
     return "\n".join([*rows, *_next_step(found, width)])
@@ -41,6 +43,15 @@ def _by(found: Attribution) -> str:
 def _render_line(line: Line, width: int) -> str:
     where = f"rank {line.rank} " if line.rank is not None else ""
     return shorten(f"  line {line.line_number}: {where}{plain(line.text).strip()}", width)
+
+
+def _consequences(found: Attribution, width: int) -> list[str]:
+    """Say how many lines are only consequences, the largest groups first."""
+    told = []
+    for group in sorted(found.cascade, key=lambda group: -group.count)[:LINES_SHOWN]:
+        ranks = f" (rank {ranges(group.ranks)})" if group.ranks else ""
+        told.append(f"{'at least ' if group.at_least else ''}{group.count:,} x {group.signature}{ranks}")
+    return [shorten(f"  followed by {', '.join(told)}", width)] if told else []
 
 
 def _next_step(found: Attribution, width: int) -> list[str]:
