@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from attr_actors.errors import AttrError
+from attr_actors.errors import AttrError, BodyTooLarge
+from serve_app.bodies import BODY_BYTES_MAX
 from serve_app.error_replies import error_body, error_headers
 
 Message = MutableMapping[str, Any]
@@ -16,6 +17,18 @@ Asgi = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
+
+
+def check_body(size: int) -> None:
+    """Raise BodyTooLarge if so many bytes are too many."""
+    if size > BODY_BYTES_MAX:
+        raise BodyTooLarge(f"the body has more than {BODY_BYTES_MAX} bytes")
+
+
+def announced_bytes(scope: AsgiScope) -> int:
+    """Return the length of the body as its sender tells it; 0 if not told."""
+    told = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    return int(told) if told.isdigit() else 0
 
 
 async def send_reply(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from attr_actors.models import Analysis, Attribution, Flight, Intent, JobMode, JobView
 
+BODY_BYTES_MAX = 1_048_576
+"""A request is a path and a few short fields, or a message of the tool protocol; a replica must not be filled with more."""
+
 
 class SubmitBody(BaseModel):
     """The body of POST /logs; unknown fields are ignored."""

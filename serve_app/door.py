@@ -14,13 +14,13 @@ import time
 from typing import Any, NamedTuple, cast
 
 from attr_actors.core.access import ANYONE, Caller, Scope
-from attr_actors.errors import AttrError, Overloaded
+from attr_actors.errors import AttrError, BodyTooLarge, Overloaded
 from attr_actors.handles import Actors
 from attr_actors.settings import Settings
 from serve_app.allowances import Account, Allowances
 from serve_app.answers import AnswerCache, Key
 from serve_app.api import build_api
-from serve_app.asgi import Asgi, AsgiScope, Headers, Message, Receive, Send, send_error, send_reply
+from serve_app.asgi import Asgi, AsgiScope, Headers, Message, Receive, Send, announced_bytes, check_body, send_error, send_reply
 from serve_app.clients import client_address, parse_networks
 from serve_app.figures import FigureBook
 from serve_app.keys import Keys
@@ -120,6 +120,8 @@ class Door:
         try:
             caller = self._admit(scope, rule)
             account = await self._charge(scope, rule, caller, headers)
+            if scope["method"] != "GET":
+                check_body(announced_bytes(scope))
         except AttrError as exc:
             await send_error(send, exc, headers)
             return
@@ -134,6 +136,8 @@ class Door:
         self._waiting += 1
         try:
             await self._pass_on(rule, scope, receive, send, caller, account, headers)
+        except BodyTooLarge as exc:
+            await send_error(send, exc, headers)
         finally:
             self._waiting -= 1
 
@@ -200,7 +204,7 @@ class Door:
             await (self._submit if rule is SUBMIT else self._app)(scope, receive, sending)
         finally:
             if rule.rate and logger.isEnabledFor(logging.INFO):
-                about = {name: state[name] for name in ("log_path", "job_id") if state.get(name)}
+                about = {name: state[name] for name in ("log_path", "job") if state.get(name)}
                 took_ms = round((time.perf_counter() - started) * 1000, 1)
                 logger.info(
                     "%s %d",

@@ -6,19 +6,20 @@ bug of ours) goes to FastAPI as if nobody had touched it, because POST /logs may
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from pydantic import ValidationError
 
 from attr_actors.errors import AttrError
-from serve_app.asgi import Asgi, AsgiScope, Message, Receive, Send, send_error, send_reply
+from serve_app.asgi import Asgi, AsgiScope, Message, Receive, Send, check_body, send_error, send_reply
 from serve_app.bodies import SubmitBody
 from serve_app.service import AttributionService
 
 logger = logging.getLogger("attr_actors.api")
 
-BODY_BYTES_MAX = 65_536
-"""A submission is a path and four short fields; what is longer is read by FastAPI."""
+BODY_S = 30.0
+"""A body that is not complete after this is judged as it is: a client that trickles must not hold a place for ever."""
 
 
 class SubmitDoor:
@@ -29,7 +30,7 @@ class SubmitDoor:
         self._app = app
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request. Raises BodyTooLarge."""
         received: list[Message] = []
         asked = await _read(scope, receive, received)
         reply = await self._submit(scope, asked) if asked else None
@@ -42,7 +43,7 @@ class SubmitDoor:
 
     async def _submit(self, scope: AsgiScope, asked: SubmitBody) -> bytes | AttrError | None:
         state = scope["state"]
-        state["log_path"], state["job_id"] = asked.log_path, asked.job_id
+        state["log_path"], state["job"] = asked.log_path, asked.job_id
         try:
             reply = await self._service.submit(asked, state["caller"].root)
         except AttrError as exc:
@@ -54,21 +55,33 @@ class SubmitDoor:
 
 
 async def _read(scope: AsgiScope, receive: Receive, received: list[Message]) -> SubmitBody | None:
-    """Read the body, noting what was received; None if it is not a short and valid JSON document."""
+    """Read the body, noting what was received; None if it is not a valid submission."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            body = await _body(receive, received)
+    except TimeoutError:
+        received.append({"type": "http.request", "body": b"", "more_body": False})
+        return None
     if not any(name == b"content-type" and value.startswith(b"application/json") for name, value in scope["headers"]):
         return None
+    try:
+        return SubmitBody.model_validate_json(body)
+    except ValidationError:
+        return None
+
+
+async def _body(receive: Receive, received: list[Message]) -> bytes:
+    """Return the body; nothing if the client went away. Raises BodyTooLarge."""
     size, more = 0, True
     while more:
         message = await receive()
         received.append(message)
         size += len(message.get("body", b""))
-        if message["type"] != "http.request" or size > BODY_BYTES_MAX:
-            return None
+        check_body(size)
+        if message["type"] != "http.request":
+            return b""
         more = message.get("more_body", False)
-    try:
-        return SubmitBody.model_validate_json(b"".join(message.get("body", b"") for message in received))
-    except ValidationError:
-        return None
+    return b"".join(message.get("body", b"") for message in received)
 
 
 def _again(received: list[Message], receive: Receive) -> Receive:

@@ -242,4 +242,4 @@ def test_each_request_that_was_worked_on_is_logged_with_its_name(api: Api, caplo
     assert other.headers["x-request-id"] != "bad\tname"
     records = [record.__dict__ for record in caplog.records if record.name == "attr_actors.requests"]
     assert [(r["message"], r["log_path"]) for r in records] == [("result 200", path), ("submit 200", path)]
-    assert (records[0]["request_id"], records[1]["job_id"]) == ("my-request.1", "7")
+    assert (records[0]["request_id"], records[1]["job"]) == ("my-request.1", "7")

@@ -18,6 +18,8 @@ from attr_actors.errors import AttrError, NotRegular, Unavailable
 from attr_actors.file_threads import FileThreads
 from attr_actors.handles import Submitted
 from attr_actors.models import JobMode, JobView, Submission
+from serve_app import submit_door
+from serve_app.bodies import BODY_BYTES_MAX
 from serve_app.submissions import TOGETHER_MAX, Submissions
 from tests.api.conftest import Api
 
@@ -173,6 +175,31 @@ def test_a_long_body_is_read_all_the_same(api: Api) -> None:
     assert (reply.status_code, reply.json()["normalized_path"]) == (200, path)
 
 
+def test_a_body_beyond_the_limit_is_refused_and_not_kept(api: Api) -> None:
+    path = api.write("a.log")
+    reply = api.client.post("/logs", json={"log_path": path, "note": "x" * BODY_BYTES_MAX})
+    assert (reply.status_code, reply.json()["error_code"]) == (413, "body_too_large")
+    chunks = (b"x" * 100_000 for _ in range(20))
+    assert api.client.post("/logs", content=chunks, headers={"content-type": "application/json"}).status_code == 413
+
+
+def test_a_body_that_does_not_end_is_judged_as_it_is(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit_door, "BODY_S", 0.05)
+    sent: list[dict[str, Any]] = []
+    begun = iter([{"type": "http.request", "body": b'{"log_path": "/', "more_body": True}])
+
+    async def receive() -> dict[str, Any]:
+        return next(begun, None) or await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/logs", "query_string": b"", "headers": [(b"content-type", b"application/json")]}
+    assert api.client.portal
+    api.client.portal.call(api.door, scope | {"client": ("192.0.2.1", 1)}, receive, send)
+    assert sent[0]["status"] == 422
+
+
 def test_a_bug_on_the_short_way_is_an_internal_error(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     async def submit(*_: object) -> None:
         raise ZeroDivisionError
@@ -186,4 +213,4 @@ def test_the_log_of_requests_names_the_path_and_the_job(api: Api, caplog: pytest
     caplog.set_level("INFO", "attr_actors.requests")
     api.client.post("/logs", json={"log_path": api.write("a.log"), "job_id": "7"})
     [record] = [r for r in caplog.records if r.getMessage() == "submit 200"]
-    assert (record.log_path, record.job_id) == (str(api.root / "a.log"), "7")  # type: ignore[attr-defined]
+    assert (record.log_path, record.job) == (str(api.root / "a.log"), "7")  # type: ignore[attr-defined]
