@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -20,7 +20,7 @@ class SubmitBody(BaseModel):
     log_path: str = Field(description="Absolute path of the log inside the allowed root.")
     user: str = "unknown"
     job_id: str | None = None
-    cycle_id: int | None = None
+    cycle_id: Annotated[int, Field(strict=True)] | None = None  # Else ``true`` would be 1, which the schema does not say.
     analysis_intent: Intent = Intent.TRACK_ONLY
 
 
