@@ -132,8 +132,8 @@ def test_no_files_yet(split: Split) -> None:
 
 
 def test_an_empty_last_file_is_said_to_be_empty_and_does_not_hide_the_others(split: Split) -> None:
+    split.api.write("logs/model_1_cycle0.log", "")  # Before the submission, which has complete files analysed in the background.
     split.post()
-    split.api.write("logs/model_1_cycle0.log", "")
     assert [f["result"]["state"] for f in split.get(all_files="true")["files"]] == ["error", "complete", "complete"]
     split.api.write("logs/model_1_cycle3.log", "")
     status, code, message = split.error()
