@@ -12,6 +12,7 @@
     │   ├── NotReadable         403 not_readable
     │   ├── LogsDirNotReadable  403 logs_dir_not_readable
     │   ├── NotFound            404 not_found
+    │   ├── BodyTooLarge        413 body_too_large
     │   └── RateLimited         429 rate_limited
     ├── BusyError               nobody's fault; the same request may succeed later
     │   ├── JobLimitReached     503 job_limit_reached
@@ -124,6 +125,13 @@ class NotFound(RequestError):
 
     code = "not_found"
     http_status = 404
+
+
+class BodyTooLarge(RequestError):
+    """The body is longer than any sensible request."""
+
+    code = "body_too_large"
+    http_status = 413
 
 
 class RateLimited(RequestError):

@@ -7,15 +7,16 @@ its share is stuck, further requests for it are refused at once, and every other
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from attr_actors.errors import Overloaded, Unavailable
+from attr_actors.errors import AttrError, Overloaded, Unavailable
 
 T = TypeVar("T")
 
@@ -107,6 +108,33 @@ class FileThreads:
                 mount.stuck += 1
                 started.add_done_callback(lambda _: self._recover(mount))
             raise Unavailable(f"the file system at '{point}' did not answer within {timeout_s:g} s", 10.0) from None
+
+    async def run_together(self, items: Sequence[tuple[str, Callable[[], T]]], patience_s: float) -> list[T | AttrError | None]:
+        """Return what each ``work()`` of (path, work) returns or raises, in order; one thread per mount goes through them.
+
+        None: it was not done in time, or it failed in a way that nobody expects; ``run()`` it alone.
+        """
+        answers: list[T | AttrError | None] = [None] * len(items)
+        places: dict[str, list[int]] = {}
+        for place, (path, _) in enumerate(items):
+            places.setdefault(self._mount_point(path), []).append(place)
+        await asyncio.wait([asyncio.create_task(self._run_group(items, group, answers, patience_s)) for group in places.values()])
+        return list(answers)  # A copy: a thread that is late still writes into the first list.
+
+    async def _run_group(
+        self, items: Sequence[tuple[str, Callable[[], T]]], group: list[int], answers: list[T | AttrError | None], patience_s: float
+    ) -> None:
+        def work() -> None:
+            for place in group:
+                try:
+                    answers[place] = items[place][1]()
+                except AttrError as exc:
+                    answers[place] = exc
+                except Exception:  # noqa: BLE001 - An odd one must not hide the others; alone it shows what it is.
+                    continue
+
+        with contextlib.suppress(AttrError):
+            await self.run(items[group[0]][0], work, patience_s)
 
     def hurry(self, path: str, ticket: object) -> None:
         """Let work that waits in the background go before what else waits there."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from attr_actors.errors import AttrError
 from attr_actors.models import (
     Analysis,
     AnalyzeRequest,
@@ -39,6 +40,9 @@ from attr_actors.models import (
     StoredReply,
     Submission,
 )
+
+Submitted = JobView | AttrError | None
+"""What became of one submission among many; None: it would hold up the others, so submit it alone."""
 
 
 class LedgerHandle(Protocol):
@@ -135,6 +139,9 @@ class TrackerHandle(Protocol):
 
         Raises JobLimitReached, InvalidParameter (conflicting cycle_id), and what reading the log raises.
         """
+
+    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[Submitted, ...]:
+        """Register or refresh many jobs with one durable write; each has an answer of its own."""
 
     async def finish(self, path: str) -> JobView | None:
         """Return the job of a path with its files freshly listed, marking a splitlog job terminated; None if untracked."""

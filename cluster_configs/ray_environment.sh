@@ -12,14 +12,19 @@
 # already set stays. Two clusters on one host also need HAProxy files and ports of their own (see RUNBOOK.md).
 
 export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
+# Ray's default, 15, lets any other program on the host go before HAProxy and the replicas. What may wait steps back itself.
+export RAY_worker_niceness="${RAY_worker_niceness:-0}"
 # Requests reach the replicas through HAProxy, about ten times as fast as through Serve's Python proxy.
 export RAY_SERVE_ENABLE_HA_PROXY="${RAY_SERVE_ENABLE_HA_PROXY:-1}"
 export RAY_SERVE_THROUGHPUT_OPTIMIZED="${RAY_SERVE_THROUGHPUT_OPTIMIZED:-1}"
 export RAY_SERVE_HAPROXY_NBTHREAD="${RAY_SERVE_HAPROXY_NBTHREAD:-1}"
 # Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
-# The second line is an option of its own in HAProxy's defaults, for which Ray has no switch: the client's address.
+# The other lines are options of their own in HAProxy's defaults, for which Ray has no switch: the client's address, no line
+# per request to a Python process, and an end for clients that never end their headers.
 export RAY_SERVE_HAPROXY_RETRY_ON="${RAY_SERVE_HAPROXY_RETRY_ON:-conn-failure empty-response
-    option forwardfor}"
+    option forwardfor
+    option dontlog-normal
+    timeout http-request 30s}"
 export FORWARDED_ALLOW_IPS="${FORWARDED_ALLOW_IPS:-none}"
 export RAY_SERVE_HAPROXY_RETRIES="${RAY_SERVE_HAPROXY_RETRIES:-5}"
 export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="${RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S:-2}"

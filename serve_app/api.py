@@ -20,7 +20,7 @@ from attr_actors.core.exposition import render_exposition
 from attr_actors.errors import AttrError
 from attr_actors.models import JobMode
 from attr_actors.settings import Settings
-from serve_app.bodies import ErrorBody, HealthReply, InflightReply, JobsReply, ResultReply, SubmitBody, SubmitReply
+from serve_app.bodies import BODY_BYTES_MAX, ErrorBody, HealthReply, InflightReply, JobsReply, ResultReply, SubmitBody, SubmitReply
 from serve_app.error_replies import error_body, error_headers
 from serve_app.figures import SECONDS
 from serve_app.mcp_door import add_mcp
@@ -30,7 +30,7 @@ from serve_app.stats import group
 
 logger = logging.getLogger("attr_actors.api")
 
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_parameter"}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_parameter", 413: "body_too_large"}
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 LogPathParam = Annotated[str, Query(description="Absolute path of the log inside the allowed root.")]
@@ -71,6 +71,7 @@ def build_api(settings: Settings, service: AttributionService, overview: Overvie
         version=attr_actors.__version__,
         description="Why a training job died, on which node, with the lines that prove it.",
         root_path=settings.fast_api_root_path,
+        max_body_size=BODY_BYTES_MAX,
     )
     api.state.service, api.state.overview = service, overview
     _add_error_handlers(api)
@@ -79,10 +80,10 @@ def build_api(settings: Settings, service: AttributionService, overview: Overvie
     return api
 
 
-@routes.post("/logs", response_model=SubmitReply, responses={**error_docs(400, 401, 403, 404, 429), **SUBMIT_LINKS})
+@routes.post("/logs", response_model=SubmitReply, responses={**error_docs(400, 401, 403, 404, 413, 429), **SUBMIT_LINKS})
 async def submit(body: SubmitBody, request: Request) -> Response:
     """Register a job's log. Returns at once; ``terminal`` starts the analysis."""
-    request.state.log_path, request.state.job_id = body.log_path, body.job_id
+    request.state.log_path, request.state.job = body.log_path, body.job_id
     return _json(await _service(request).submit(body, _caller(request).root))
 
 
@@ -198,6 +199,8 @@ def _http_message(request: Request, exc: HTTPException) -> str:
         return f"not found: no route {request.url.path}; see /docs"
     if exc.status_code == 405:
         return f"method {request.method} is not allowed for {request.url.path}"
+    if exc.status_code == 413:
+        return f"the body has more than {BODY_BYTES_MAX} bytes"
     return str(exc.detail)
 
 

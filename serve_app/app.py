@@ -38,6 +38,11 @@ class Ingress:
         return self._door
 
 
+def _serve_log_level(wanted: str) -> str:
+    """Return the level of Serve's own logger. At INFO it makes a record of every request, also with its access log off."""
+    return "WARNING" if wanted == "INFO" else wanted
+
+
 def build_app(args: Settings) -> Application:
     """Return the application; in a Serve config ``args:`` win over the environment, and that over the defaults."""
     args.check_reach()
@@ -52,5 +57,5 @@ def build_app(args: Settings) -> Application:
             "max_replicas": max(args.replicas_min, args.replicas_max),
             "target_ongoing_requests": 100,
         },
-        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False, log_level=args.log_level_name),
+        logging_config=LoggingConfig(encoding="JSON", enable_access_log=False, log_level=_serve_log_level(args.log_level_name)),
     ).bind(args)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from attr_actors.models import Analysis, Attribution, Flight, Intent, JobMode, JobView
+
+BODY_BYTES_MAX = 1_048_576
+"""A request is a path and a few short fields, or a message of the tool protocol; a replica must not be filled with more."""
 
 
 class SubmitBody(BaseModel):
@@ -17,7 +20,7 @@ class SubmitBody(BaseModel):
     log_path: str = Field(description="Absolute path of the log inside the allowed root.")
     user: str = "unknown"
     job_id: str | None = None
-    cycle_id: int | None = None
+    cycle_id: Annotated[int, Field(strict=True)] | None = None  # Else ``true`` would be 1, which the schema does not say.
     analysis_intent: Intent = Intent.TRACK_ONLY
 
 

@@ -11,33 +11,26 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, NamedTuple, cast
 
 from attr_actors.core.access import ANYONE, Caller, Scope
-from attr_actors.errors import AttrError, Overloaded
+from attr_actors.errors import AttrError, BodyTooLarge, Overloaded
 from attr_actors.handles import Actors
 from attr_actors.settings import Settings
 from serve_app.allowances import Account, Allowances
 from serve_app.answers import AnswerCache, Key
 from serve_app.api import build_api
+from serve_app.asgi import Asgi, AsgiScope, Headers, Message, Receive, Send, announced_bytes, check_body, send_error, send_reply
 from serve_app.clients import client_address, parse_networks
-from serve_app.error_replies import error_body, error_headers
 from serve_app.figures import FigureBook
 from serve_app.keys import Keys
 from serve_app.overview import Overview
 from serve_app.service import AttributionService
+from serve_app.submit_door import SubmitDoor
 
 logger = logging.getLogger("attr_actors.requests")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-
-Message = MutableMapping[str, Any]
-AsgiScope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Asgi = Callable[[AsgiScope, Receive, Send], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
 
 TICK_S = 1.0
 """How often the keys are looked at and the limiter is compared with."""
@@ -53,11 +46,13 @@ class Rule(NamedTuple):
     """False: it shows what belongs to everybody, so that a key with a root of its own may not use it."""
 
 
-OTHER = Rule("other", None)
+OTHER = Rule("other", Scope.READ)
+"""An unknown route says so only to whom may read."""
+SUBMIT = Rule("submit", Scope.SUBMIT, "submit")
 HEALTH = Rule("healthz", None)
-JSON = (b"content-type", b"application/json")
+DOCS = Rule("docs", None)
 RULES = {
-    ("POST", "/logs"): Rule("submit", Scope.SUBMIT, "submit"),
+    ("POST", "/logs"): SUBMIT,
     ("GET", "/logs"): Rule("result", Scope.READ, "analyze"),
     ("GET", "/print"): Rule("preview", Scope.READ, "preview"),
     ("GET", "/jobs"): Rule("jobs", Scope.READ, confined=False),
@@ -66,6 +61,9 @@ RULES = {
     ("GET", "/metrics"): Rule("metrics", Scope.READ, confined=False),
     ("GET", "/healthz"): HEALTH,
     ("GET", "/"): Rule("root", None),
+    ("GET", "/docs"): DOCS,
+    ("GET", "/redoc"): DOCS,
+    ("GET", "/openapi.json"): DOCS,
     ("POST", "/mcp"): Rule("mcp", Scope.READ, "analyze"),
     ("GET", "/mcp"): Rule("mcp", Scope.READ),
     ("DELETE", "/mcp"): Rule("mcp", Scope.READ),
@@ -81,6 +79,7 @@ class Door:
         self._overview = Overview(actors, self._figures)
         self.api = build_api(settings, self._service, self._overview)
         self._app = cast(Asgi, self.api)
+        self._submit = SubmitDoor(self._service, self._app)
         self._keys = Keys(settings.api_keys_file)
         self._trusted = parse_networks(settings.trusted_proxies)
         self._allowances = Allowances(settings, actors.limiter, self._figures.counts)
@@ -121,20 +120,24 @@ class Door:
         try:
             caller = self._admit(scope, rule)
             account = await self._charge(scope, rule, caller, headers)
+            if scope["method"] != "GET":
+                check_body(announced_bytes(scope))
         except AttrError as exc:
-            await _send_error(send, exc, headers)
+            await send_error(send, exc, headers)
             return
         if rule is HEALTH and not scope["query_string"] and (body := self._overview.recent()):
-            await _send(send, 200, [JSON], body)
+            await send_reply(send, 200, [], body)
             return
         if rule.name == "result" and await self._answer_from_memory(scope, caller, headers, send):
             return
         if self._waiting >= self._waiting_max and rule.rate:
-            await _send_error(send, Overloaded(f"{self._waiting_max} requests wait here for an answer; try again later", 5.0), headers)
+            await send_error(send, Overloaded(f"{self._waiting_max} requests wait here for an answer; try again later", 5.0), headers)
             return
         self._waiting += 1
         try:
             await self._pass_on(rule, scope, receive, send, caller, account, headers)
+        except BodyTooLarge as exc:
+            await send_error(send, exc, headers)
         finally:
             self._waiting -= 1
 
@@ -175,7 +178,7 @@ class Door:
             self._answers.drop(key)
             return False
         self._figures.counts["cache.replica_hits"] += 1
-        await _send(send, 200, [*headers, JSON], answer.body)
+        await send_reply(send, 200, headers, answer.body)
         return True
 
     async def _pass_on(
@@ -198,10 +201,10 @@ class Door:
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await (self._submit if rule is SUBMIT else self._app)(scope, receive, sending)
         finally:
             if rule.rate and logger.isEnabledFor(logging.INFO):
-                about = {name: state[name] for name in ("log_path", "job_id") if state.get(name)}
+                about = {name: state[name] for name in ("log_path", "job") if state.get(name)}
                 took_ms = round((time.perf_counter() - started) * 1000, 1)
                 logger.info(
                     "%s %d",
@@ -223,6 +226,7 @@ class Door:
 
     async def tick(self) -> None:
         """Take in what changed elsewhere, and tell what happened here."""
+        self._overview.refresh()
         await self._keys.reload()
         await self._allowances.compare()
         await self._figures.report()
@@ -240,14 +244,3 @@ def _token(scope: AsgiScope) -> str | None:
         if name == b"x-api-key":
             return str(value.strip().decode("latin-1"))
     return None
-
-
-async def _send(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _send_error(send: Send, exc: AttrError, headers: Headers) -> None:
-    more = [(name.lower().encode(), value.encode()) for name, value in error_headers(exc).items()]
-    await _send(send, exc.http_status, [*headers, *more, JSON], error_body(exc.code, exc.message))

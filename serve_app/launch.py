@@ -60,6 +60,8 @@ def prepare_environment(nbthread: int = 1) -> None:
     first = REPLICA_PORTS_FROM + secrets.randbelow(REPLICA_PORT_BLOCKS) * REPLICA_PORT_BLOCK
     wanted = {
         "RAY_AUTH_MODE": "token",
+        # Ray's default, 15, lets any other program on the host go before HAProxy and the replicas. What may wait steps back itself.
+        "RAY_worker_niceness": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(nbthread),
@@ -77,9 +79,12 @@ def prepare_environment(nbthread: int = 1) -> None:
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + REPLICA_PORT_BLOCK - 1),
         # Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
-        # The second line is an option of its own in HAProxy's section of defaults, for which Ray has no switch: without it
-        # every client would have the ingress's address.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option forwardfor",
+        # The other lines are options of their own in HAProxy's section of defaults, for which Ray has no switch: without the
+        # first every client would have the ingress's address; without the second HAProxy tells a Python process of every request;
+        # without the third a client that never ends its headers keeps its connection for ever.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "\n    ".join(
+            ["conn-failure empty-response", "option forwardfor", "option dontlog-normal", "timeout http-request 30s"]
+        ),
         "FORWARDED_ALLOW_IPS": "none",  # The service reads X-Forwarded-For itself, with its own idea of whom to trust.
         "RAY_SERVE_HAPROXY_RETRIES": "5",
         # The floor of a drain is waited for at every stop; a replica here has nothing that would take its default of 30 s.

@@ -17,6 +17,12 @@ from serve_app.figures import FigureBook
 HEALTH_AGE_MAX_S = 1.0
 """Health is asked of the actors at most this often per replica: load balancers probe more often than it changes."""
 
+HEALTH_KEPT_S = 3.0
+"""So old may be what a plain probe is told; while probes come, it is renewed in the background every second."""
+
+PROBED_S = 15.0
+"""A replica that nobody probed for so long stops asking."""
+
 HEALTH_WAIT_S = 2.0
 """Probes give up soon: a late answer of an actor is told as such."""
 
@@ -34,6 +40,7 @@ class Overview:
         self._figures = figures
         self._health: tuple[float, HealthReply, bytes] | None = None
         self._asking: asyncio.Task[HealthReply] | None = None
+        self._probed_at = -PROBED_S
         self._own: list[Callable[[], list[str]]] = []
 
     def watch(self, issues: Callable[[], list[str]]) -> None:
@@ -52,20 +59,29 @@ class Overview:
     async def health(self) -> HealthReply:
         """Return the state of the service and its actors, at most a second old."""
         if self._health is None or time.monotonic() - self._health[0] > HEALTH_AGE_MAX_S:
-            if self._asking is None:
-                self._asking = asyncio.create_task(self._ask_health())
             try:
                 async with asyncio.timeout(HEALTH_WAIT_S):
-                    return await asyncio.shield(self._asking)
+                    return await asyncio.shield(self._ask())
             except TimeoutError:
                 return HealthReply(status="degraded", issues=[f"the actors take longer than {HEALTH_WAIT_S:g} s to tell how they are"])
         return self._health[1]
 
     def recent(self) -> bytes | None:
-        """Return the body of GET /healthz if it is at most a second old, without asking anybody."""
-        if self._health is None or time.monotonic() - self._health[0] > HEALTH_AGE_MAX_S:
+        """Return the body of GET /healthz if it is young enough, without asking anybody."""
+        self._probed_at = time.monotonic()
+        if self._health is None or self._probed_at - self._health[0] > HEALTH_KEPT_S:
             return None
         return self._health[2]
+
+    def refresh(self) -> None:
+        """Ask the actors in the background, if probes come."""
+        if time.monotonic() - self._probed_at < PROBED_S:
+            self._ask().add_done_callback(lambda asked: asked.cancelled() or asked.exception())  # Whoever waits is told.
+
+    def _ask(self) -> asyncio.Task[HealthReply]:
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_health())
+        return self._asking
 
     def _processes(self, answers: list[Health]) -> dict[str, float]:
         """Return process id and uptime per actor, and this replica's."""

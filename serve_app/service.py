@@ -29,6 +29,7 @@ from serve_app.bodies import (
     SubmitReply,
 )
 from serve_app.replies import completed_reply, error_reply, splitlog_reply, timeout_reply, unfinished_reply
+from serve_app.submissions import Submissions
 
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class AttributionService:
         self._tracker = actors.tracker
         self._analyzers = actors.analyzers
         self._files = FileThreads("files", settings.file_threads, FILE_REQUESTS_MAX)
+        self._submissions = Submissions(actors.tracker, self._files, settings.file_timeout_s)
 
     def gauges(self) -> dict[str, float]:
         """Return what the threads on files are held up by, for the figures."""
@@ -74,10 +76,7 @@ class AttributionService:
 
     async def submit(self, body: SubmitBody, root: str | None = None) -> SubmitReply:
         """Register a job (POST /logs). Durable when it returns. ``root`` confines the caller further."""
-        log = await self._file(body.log_path, lambda: self._announce(body.log_path, self._root(root)))
-        job = await self._tracker.submit(
-            Submission(path=log.path, user=body.user, job_id=body.job_id, cycle_id=body.cycle_id, intent=body.analysis_intent)
-        )
+        job = await self._submissions.submit(body.log_path, lambda: self._announce(body, self._root(root)))
         return SubmitReply(
             normalized_path=job.path,
             mode=job.mode,
@@ -188,14 +187,14 @@ class AttributionService:
     def _root(self, callers: str | None) -> str:
         return narrower_root(callers, self._settings.allowed_root) if callers else self._settings.allowed_root
 
-    def _announce(self, log_path: str, root: str) -> LogPath:
-        """Check a path of a POST: the file may not exist yet, because schedulers announce a job before its output."""
-        log = admit(log_path, root)
+    def _announce(self, body: SubmitBody, root: str) -> Submission:
+        """Check the path of a POST: the file may not exist yet, because schedulers announce a job before its output."""
+        log = admit(body.log_path, root)
         if os.path.lexists(log.path):
             check_readable(log)
         elif not os.path.isdir(os.path.dirname(log.path)):
             check_readable(log)  # Raises the error that names what is missing.
-        return log
+        return Submission(path=log.path, user=body.user, job_id=body.job_id, cycle_id=body.cycle_id, intent=body.analysis_intent)
 
     async def _file(self, path: str, work: Callable[[], T]) -> T:
         """Touch the file system in a thread, with a limit: a hung mount holds up its own requests only."""

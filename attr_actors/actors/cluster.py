@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ the state of an async actor must live on one.
 """
 
 
+BACKGROUND_NICE = 5
+"""A third of the processor time of the door when both want it: answers at hand go first, and no analysis starves."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """One row of the plan. ``arguments`` gets the settings and the handles of the rows above it."""
@@ -50,6 +55,8 @@ class Spec:
     arguments: Callable[[Settings, dict[str, Any]], tuple[Any, ...]]
     asynchronous: bool = True
     needs_ledger_file: bool = False
+    can_wait: bool = False
+    """Steps back on a busy machine, so that the door and those it waits for go first."""
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return Ray's actor options. Calls are idempotent, hence restarts and retries without limit."""
@@ -73,12 +80,20 @@ def plan(settings: Settings) -> list[Spec]:
     return [
         Spec("ledger", Ledger, lambda s, _: (s,), asynchronous=False, needs_ledger_file=True),
         Spec("limiter", Limiter, lambda s, _: (s,)),
-        Spec("meter", Meter, lambda s, _: (s,)),
+        Spec("meter", Meter, lambda s, _: (s,), can_wait=True),
         Spec("model-gate", ModelGate, lambda s, up: (s, up["ledger"], key_source(s))),
-        *[Spec(name, Analyzer, lambda s, up, name=name: (s, up["ledger"], name, up["model-gate"])) for name in analyzers],  # type: ignore[misc]
+        *[Spec(name, Analyzer, functools.partial(_analyzer_arguments, name), can_wait=True) for name in analyzers],
         Spec("tracker", Tracker, lambda s, up: (s, up["ledger"], [up[name] for name in analyzers])),
-        *[Spec(f"notifier-{sink}", Notifier, lambda s, up, sink=sink: (s, up["ledger"], sink)) for sink in settings.sink_names],  # type: ignore[misc]
+        *[Spec(f"notifier-{sink}", Notifier, functools.partial(_notifier_arguments, sink), can_wait=True) for sink in settings.sink_names],
     ]
+
+
+def _analyzer_arguments(name: str, settings: Settings, up: dict[str, Any]) -> tuple[Any, ...]:
+    return settings, up["ledger"], name, up["model-gate"]
+
+
+def _notifier_arguments(sink: str, settings: Settings, up: dict[str, Any]) -> tuple[Any, ...]:
+    return settings, up["ledger"], sink
 
 
 class RemoteHandle:
@@ -215,7 +230,18 @@ def _open(spec: Spec, settings: Settings, up: dict[str, Any], deadline: float) -
 
 def _create(spec: Spec, settings: Settings, up: dict[str, Any]) -> ActorHandle[Any]:
     """Return the actor of that name, made now if there is none."""
-    return cast(ActorHandle[Any], cast(Any, ray.remote(spec.cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up)))
+    cls = _stepping_back(spec.cls) if spec.can_wait else spec.cls
+    return cast(ActorHandle[Any], cast(Any, ray.remote(cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up)))
+
+
+def _stepping_back(cls: type) -> type:
+    """Return the class for a process of its own that the scheduler serves after others."""
+
+    def start(self: Any, *args: Any) -> None:
+        os.nice(BACKGROUND_NICE)
+        cls.__init__(self, *args)  # type: ignore[misc]  # It is the base of what is made below.
+
+    return type(cls.__name__, (cls,), {"__init__": start, "__doc__": cls.__doc__})
 
 
 def mend_actors(settings: Settings) -> None:

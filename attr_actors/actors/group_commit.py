@@ -28,9 +28,13 @@ class JobWriter:
         """Note a path's newest row; None forgets it."""
         self._marked[path] = row
 
-    async def settle(self, path: str) -> None:
-        """Return when the path has nothing left to save. Raises what the ledger raises, and Unavailable."""
-        while path in self._marked or path in self._saving:
+    def is_settled(self, path: str) -> bool:
+        """Tell whether the path has nothing left to save."""
+        return path not in self._marked and path not in self._saving
+
+    async def settle(self, *paths: str) -> None:
+        """Return when the paths have nothing left to save. Raises what the ledger raises, and Unavailable."""
+        while not all(map(self.is_settled, paths)):
             await asyncio.shield(self._saved())
 
     async def settle_all(self) -> None:

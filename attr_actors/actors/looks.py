@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from attr_actors.core.job import Job
 from attr_actors.core.looking import Bounds, Known, Look, take_look
 from attr_actors.core.paths import LogPath
 from attr_actors.core.splitlog import LogsDirs
-from attr_actors.errors import Unavailable
+from attr_actors.errors import AttrError, Unavailable
 from attr_actors.file_threads import FileThreads
 from attr_actors.settings import Settings
 
@@ -51,6 +52,10 @@ class Looks:
         number = next(self._numbers)
         return await self._clients.run(wanted.path, lambda: self._take(wanted, number, None), self._timeout_s)
 
+    async def together(self, wanted: Sequence[Wanted], patience_s: float) -> list[Look | AttrError | None]:
+        """Look at logs for clients who came together; None is for one that must be looked at alone."""
+        return await self._clients.run_together([(w.path, partial(self._take_now, w)) for w in wanted], patience_s)
+
     async def many(self, wanted: list[Wanted], listed: LogsDirs) -> list[tuple[str, Look | Exception]]:
         """Look at a batch for the clock; whatever went wrong with one log is its answer."""
         loop = asyncio.get_running_loop()
@@ -67,6 +72,9 @@ class Looks:
 
     def _take(self, wanted: Wanted, number: int, listed: LogsDirs | None) -> Look:
         return take_look(LogPath(wanted.path, self._root), wanted.job_id, wanted.known, self._bounds, number, listed)
+
+    def _take_now(self, wanted: Wanted) -> Look:
+        return self._take(wanted, next(self._numbers), None)
 
     def _take_all(self, batch: Iterable[Wanted], number: int, listed: LogsDirs) -> list[tuple[str, Look | Exception]]:
         found: list[tuple[str, Look | Exception]] = []

@@ -14,6 +14,7 @@ from contextlib import suppress
 from itertools import islice
 
 import attr_actors
+from attr_actors import handles
 from attr_actors.actors.backlog import Backlog
 from attr_actors.actors.group_commit import JobWriter
 from attr_actors.actors.looks import Looks, Wanted
@@ -37,6 +38,8 @@ LOOK_BATCH = 64
 MANY = 10_000
 """From so many loaded jobs on, Python's garbage collector is told to leave them alone: its walk over them would stop the loop for
 half a second every now and then, and frozen values form no cycles."""
+TOGETHER_S = 0.25
+"""Submissions that came together wait for each other's look no longer than this: one slow file must not hold up the rest."""
 SLICE = 2000
 """Jobs that the loop goes through before it answers others: some milliseconds."""
 
@@ -91,17 +94,29 @@ class Tracker:
         """Register or refresh a job; the reply is durable. Starts the analysis for ``terminal``."""
         await self._opened()
         self._book.refuse(submission)
-        known = self._book.jobs.get(submission.path)
-        look = await self._look(submission.path, (known and known.job_id) or submission.job_id)
+        look = await self._seen(self._wanted(submission))
         self._perform(Submitted(submission, look, self._clock()))
         return await self._durable(submission.path)
+
+    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[handles.Submitted, ...]:
+        """Register or refresh many jobs; what is told as done is durable, by one save for all. A slow one is None."""
+        await self._opened()
+        looks = await self._looks.together([self._wanted(submission) for submission in submissions], TOGETHER_S)
+        answers = [self._enter(submission, look) for submission, look in zip(submissions, looks, strict=True)]
+        done = [answer.path for answer in answers if isinstance(answer, JobView)]
+        try:
+            await self._writer.settle(*done)
+        except AttrError as exc:
+            unsaved = {path for path in done if not self._writer.is_settled(path)}
+            return tuple(exc if isinstance(answer, JobView) and answer.path in unsaved else answer for answer in answers)
+        return tuple(answers)
 
     async def finish(self, path: str) -> JobView | None:
         """Return the job with its files freshly listed and mark it terminated; None if untracked."""
         await self._opened()
         if (job := self._book.jobs.get(path)) is None:
             return None
-        look = await self._look(path, job.job_id)
+        look = await self._seen(Wanted.of(job))
         self._perform(Finished(path, look, self._clock()))
         return await self._durable(path) if path in self._book.jobs else None
 
@@ -110,7 +125,7 @@ class Tracker:
         await self._opened()
         if (job := self._book.jobs.get(path)) is None:
             return None
-        look = await self._look(path, job.job_id)
+        look = await self._seen(Wanted.of(job))
         self._perform(Looked(path, look))
         return await self._durable(path) if path in self._book.jobs else None
 
@@ -233,12 +248,31 @@ class Tracker:
                 self._count_fault(path, look)
         await self._writer.settle_all()
 
-    async def _look(self, path: str, job_id: str | None) -> Look:
-        job = self._book.jobs.get(path)
+    def _wanted(self, submission: Submission) -> Wanted:
+        known = self._book.jobs.get(submission.path)
+        if known is None:
+            return Wanted(submission.path, submission.job_id, Known())
+        return Wanted.of(known)._replace(job_id=known.job_id or submission.job_id)
+
+    def _enter(self, submission: Submission, look: Look | AttrError | None) -> handles.Submitted:
+        """Enter one of many in the book. One without a look comes again, alone."""
+        if look is None:
+            return None
         try:
-            return await self._looks.one(Wanted.of(job)._replace(job_id=job_id) if job else Wanted(path, job_id, Known()))
+            self._book.refuse(submission)
+            if isinstance(look, AttrError):
+                self._count_fault(submission.path, look)
+                return look
+            self._perform(Submitted(submission, look, self._clock()))
         except AttrError as exc:
-            self._count_fault(path, exc)
+            return exc
+        return self._book.jobs[submission.path].view()
+
+    async def _seen(self, wanted: Wanted) -> Look:
+        try:
+            return await self._looks.one(wanted)
+        except AttrError as exc:
+            self._count_fault(wanted.path, exc)
             raise
 
     def _count_fault(self, path: str, fault: Exception) -> None:

@@ -114,3 +114,27 @@ def test_an_error_of_the_work_is_the_callers() -> None:
 
 def test_the_kernels_list_of_mounts_is_read() -> None:
     assert "/" in read_mounts()
+
+
+def test_work_that_comes_together_fails_one_by_one_and_a_hung_mount_holds_up_no_other() -> None:
+    hung = Hung()
+
+    def missing() -> str:
+        raise NotFound("gone")
+
+    def odd() -> str:
+        raise ZeroDivisionError
+
+    async def scenario() -> None:
+        files = threads()
+        works = [("/a", lambda: "a"), ("/b", missing), ("/nfs/x", hung.read), ("/c", odd), ("/d", lambda: "d"), ("/nfs/y", lambda: "y")]
+        answers = await files.run_together(works, 0.05)
+        assert [answers[0], answers[4]] == ["a", "d"]
+        assert isinstance(answers[1], NotFound)
+        assert [answers[2], answers[3], answers[5]] == [None, None, None]
+        hung.mended.set()
+        await until(lambda: files.stuck == 0)
+        assert answers[5] is None  # What came too late changes nothing any more.
+        files.close()
+
+    asyncio.run(scenario())

@@ -15,7 +15,7 @@ from attr_actors.actors import looks
 from attr_actors.core import looking
 from attr_actors.errors import InvalidParameter, JobLimitReached, LedgerFault, LogsDirNotReadable, NotRegular, OutsideRoot, Unavailable
 from attr_actors.handles import pick
-from attr_actors.models import Intent, JobMode, Submission
+from attr_actors.models import Intent, JobMode, JobView, Submission
 from tests.tracker_world import World, paths_block
 
 
@@ -57,6 +57,55 @@ def test_jobs_that_arrive_together_are_saved_together(in_world: Callable[..., No
         await replies
         assert len(w.ledger.rows) == 200
         assert w.ledger.saves <= 2  # The one that was under way, and one for all that came meanwhile.
+
+    in_world(scenario)
+
+
+def test_many_submissions_are_one_save_and_each_has_its_own_answer(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        good = [w.write(f"{i}.log", "x\n") for i in range(50)]
+        folder = str(Path(good[0]).parent)
+        await w.tracker.submit(post(good[0], cycle_id=1))
+        saves = w.ledger.saves
+        answers = await w.tracker.submit_many((*map(post, good), post(folder), post(good[0], cycle_id=2), post(good[1], user="ann")))
+        assert [a.path for a in answers[:50] if isinstance(a, JobView)] == good
+        assert [type(a) for a in answers[50:]] == [NotRegular, InvalidParameter, JobView]
+        assert w.ledger.saves == saves + 1
+        assert json.loads(w.ledger.rows[good[1]])["user"] == "ann"
+
+    in_world(scenario)
+
+
+def test_of_many_submissions_those_that_could_not_be_saved_are_told_so(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        known, new = w.write("a.log", "x\n"), w.write("b.log", "x\n")
+        await w.tracker.submit(post(known))
+        w.ledger.fault = LedgerFault("disk full")
+        answers = await w.tracker.submit_many((post(known), post(new)))
+        assert [type(a) for a in answers] == [JobView, LedgerFault]
+        assert new not in w.ledger.rows
+        w.ledger.fault = None
+        assert [type(a) for a in await w.tracker.submit_many((post(known), post(new)))] == [JobView, JobView]
+        assert new in w.ledger.rows
+
+    in_world(scenario)
+
+
+def test_of_many_submissions_a_slow_one_is_to_be_submitted_alone(in_world: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(w: World) -> None:
+        mended, take = threading.Event(), looks.take_look
+
+        def slow(log: Any, *more: Any) -> Any:
+            if log.path.endswith("slow.log"):
+                mended.wait(10)
+            return take(log, *more)
+
+        monkeypatch.setattr(looks, "take_look", slow)
+        fast, late = w.write("fast.log", "x\n"), w.write("slow.log", "x\n")
+        answers = await w.tracker.submit_many((post(fast), post(late)))
+        mended.set()
+        assert [type(a) for a in answers] == [JobView, type(None)]
+        assert (await w.tracker.submit(post(late))).path == late
 
     in_world(scenario)
 

@@ -120,6 +120,15 @@ def test_each_route_asks_for_its_scope_and_probes_stay_open(keyed: Keyed) -> Non
     assert [keyed.status(None, "GET", url) for url in ("/", "/healthz")] == [200, 200]
 
 
+def test_an_unknown_path_is_told_only_to_whom_may_read(keyed: Keyed) -> None:
+    for path in ("/nothing", "/logs/", "/docs/../stats", "/mcp/"):
+        assert keyed.status(None, "GET", path) == 401
+    assert keyed.status(None, "PUT", "/logs") == 401
+    assert keyed.status("reader", "GET", "/nothing") == 404
+    for path in ("/healthz", "/", "/docs", "/openapi.json"):
+        assert keyed.status(None, "GET", path) == 200
+
+
 def test_401_has_the_error_body_and_says_how_to_authenticate(keyed: Keyed) -> None:
     reply = keyed.api.client.get("/stats")
     assert (reply.status_code, reply.json()["error_code"]) == (401, "unauthorized")
@@ -234,4 +243,4 @@ def test_each_request_that_was_worked_on_is_logged_with_its_name(api: Api, caplo
     assert other.headers["x-request-id"] != "bad\tname"
     records = [record.__dict__ for record in caplog.records if record.name == "attr_actors.requests"]
     assert [(r["message"], r["log_path"]) for r in records] == [("result 200", path), ("submit 200", path)]
-    assert (records[0]["request_id"], records[1]["job_id"]) == ("my-request.1", "7")
+    assert (records[0]["request_id"], records[1]["job"]) == ("my-request.1", "7")

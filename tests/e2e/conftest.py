@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -80,6 +81,26 @@ def stop_service(service: Service) -> int:
     service.client.close()
     service.process.send_signal(signal.SIGTERM)
     return service.process.wait(STOP_TIMEOUT_S)
+
+
+def processes_below(pid: int, name: bytes) -> list[int]:
+    """Return the processes that a process started, at any remove, and whose command line begins with ``name``."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+
+    def is_below(process: int) -> bool:
+        while process and process != pid:
+            process = parents.get(process, 0)
+        return process == pid
+
+    found = []
+    for process in filter(is_below, parents):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{process}/cmdline").read_bytes().startswith(name):
+                found.append(process)
+    return found
 
 
 def free_port() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -13,24 +14,27 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pytest
 
 from attr_actors.core.access import KeyRow, hash_token, render_keys
 from tests.api.conftest import OOM_LOG
-from tests.e2e.conftest import Service, start_service, stop_service
+from tests.e2e.conftest import Service, processes_below, start_service, stop_service
 
 LIMIT = 600
 CLIENTS = 8
-MALFORMED = int(os.environ.get("ATTR_ACTORS_MALFORMED", "1000"))
-"""Broken requests to send; raise it for a longer trial."""
+MALFORMED = int(os.environ.get("ATTR_ACTORS_MALFORMED", "10000"))
+"""Broken requests to send; lower it for a quick look."""
 
-FUZZ_EXAMPLES = os.environ.get("ATTR_ACTORS_FUZZ_EXAMPLES", "20")
-"""Examples per operation and phase."""
+FUZZ_EXAMPLES = os.environ.get("ATTR_ACTORS_FUZZ_EXAMPLES", "250")
+"""Examples per operation and phase: more than 2,000 requests in all."""
 
 KEYS = ("ann", "bob", "cat", "fuzz")
+KEY, JSON = b"Authorization: Bearer fuzz\r\n", b"Content-Type: application/json\r\n"
 
 
 pytestmark = pytest.mark.long  # Three replicas, keys and a minute of load.
@@ -114,31 +118,45 @@ def test_without_a_key_only_probes_are_answered(guarded: Service) -> None:
     assert httpx.get(guarded.url + "/").status_code == 200
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_malformed_requests_leave_nothing_behind(guarded: Service) -> None:
     chance = random.Random(20261123)
     path = guarded.write("kept.log", OOM_LOG)
+    for _ in range(300):  # Warm-up: each replica has met each kind before anything is measured.
+        _send(guarded, _malformed(chance, path)).close()
     assert guarded.get(path).status_code == 200
-    before = _open_files(guarded)
+    before = _footprint(guarded)
     held: list[socket.socket] = []
+    slowest_s = 0.0
     for number in range(MALFORMED):
-        connection = socket.create_connection(("127.0.0.1", guarded.client.base_url.port), timeout=10)
-        connection.sendall(_malformed(chance, path))
+        connection = _send(guarded, _malformed(chance, path))
         if number % 50 == 0:
             held.append(connection)  # A slow one: the rest of its request never comes.
             continue
-        connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):  # The service may have hung up first.
+            connection.shutdown(socket.SHUT_WR)
         connection.close()
         if number % 200 == 0:
+            started = time.monotonic()
             assert guarded.get(path).status_code == 200
+            slowest_s = max(slowest_s, time.monotonic() - started)
     assert guarded.client.get("/healthz").json()["status"] == "ok"
     for connection in held:
         connection.close()
     deadline = time.monotonic() + 60
-    while (after := _open_files(guarded)) > before + 20:
-        assert time.monotonic() < deadline, f"{before} open files before, {after} after"
+    while (after := _footprint(guarded)).files > before.files + 20 or after.threads > before.threads + 20:
+        assert time.monotonic() < deadline, f"{before} before, {after} after"
         time.sleep(0.2)
-    print(f"\n{MALFORMED} malformed requests: {before} open files before, {after} after")
+    print(f"\n{MALFORMED} malformed requests, {len(held)} of them held: {before} before, {after} after; slowest GET {slowest_s:.2f} s")
+    assert after.rss_mb < before.rss_mb + 100  # More than ten processes, which grow by some MB in any minute.
+    assert slowest_s < 5
+
+
+def _send(service: Service, request: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", service.client.base_url.port), timeout=10)
+    with suppress(OSError):
+        connection.sendall(request)
+    return connection
 
 
 def _malformed(chance: random.Random, path: str) -> bytes:
@@ -151,9 +169,14 @@ def _malformed(chance: random.Random, path: str) -> bytes:
             b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % i for i in range(chance.randrange(2000))) + b"\r\n",
             b"POST /logs HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{",
             b"POST /logs HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n{}",
+            b"POST /logs HTTP/1.1\r\nHost: x\r\n" + KEY + JSON + b'Content-Length: 5000\r\n\r\n{"log_path": "/',
+            b"POST /logs HTTP/1.1\r\nHost: x\r\n" + KEY + JSON + b"Content-Length: 2000000\r\n\r\n" + b"x" * 100_000,
+            b"POST /logs HTTP/1.1\r\nHost: x\r\n" + KEY + JSON + b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"log',
+            b"POST /mcp HTTP/1.1\r\nHost: x\r\n" + KEY + JSON + b"Content-Length: 3\r\n\r\n" + noise,
+            b"GET /logs HTTP/1.1\r\nHost: x\r\n" + KEY + b"Content-Length: 10\r\n\r\n",
             b"POST /logs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
             b"POST /logs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-            b"POST /logs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer fuzz\r\nContent-Length: 20\r\n\r\n" + noise,
+            b"POST /logs HTTP/1.1\r\nHost: x\r\n" + KEY + b"Content-Length: 20\r\n\r\n" + noise,
             b"GET " + path.encode() + b" HTTP/9.9\r\n\r\n",
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + noise,
@@ -161,9 +184,24 @@ def _malformed(chance: random.Random, path: str) -> bytes:
     )
 
 
-def _open_files(service: Service) -> int:
-    """Count the descriptors of the replica that answers and of the actors."""
-    return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in service.pids().values() if Path(f"/proc/{pid}/fd").exists())
+class Footprint(NamedTuple):
+    """What the replicas and actors hold."""
+
+    files: int
+    threads: int
+    rss_mb: int
+
+
+def _footprint(service: Service) -> Footprint:
+    """Add up the processes of the service that run our code."""
+    ours = [*processes_below(service.process.pid, b"ray::ServeReplica"), *filter(None, service.pids().values())]
+    places = [Path(f"/proc/{pid}") for pid in set(ours)]
+    statuses = [(place / "status").read_text() for place in places if place.exists()]
+    return Footprint(
+        sum(len(os.listdir(place / "fd")) for place in places if place.exists()),
+        sum(int(found[1]) for text in statuses if (found := re.search(r"Threads:\s+(\d+)", text))),
+        sum(int(found[1]) for text in statuses if (found := re.search(r"VmRSS:\s+(\d+)", text))) // 1024,
+    )
 
 
 @pytest.mark.timeout(500)
@@ -180,3 +218,6 @@ def test_generated_requests_find_no_undocumented_answer(guarded: Service) -> Non
     done = subprocess.run([*command, *options], env=env, capture_output=True, text=True, timeout=480, cwd=guarded.root.parent, check=False)
     print("\n" + "\n".join(line for line in done.stdout.splitlines() if "generated" in line))
     assert done.returncode == 0, done.stdout[-5000:]
+    made = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert made
+    assert int(made[1]) == int(made[2]) >= 8 * int(FUZZ_EXAMPLES)  # Nine operations; a few have no parameters to vary.
