@@ -1,8 +1,10 @@
 """A typed client of the HTTP API, for synchronous and asyncio programs.
 
-    client = AttributionClient("http://127.0.0.1:8000")
-    client.submit("/logs/slurm-1234.out", user="alice", job_id="1234")
-    print(client.result("/logs/slurm-1234.out").attribution)
+    >>> with AttributionClient(url) as client:  # For example http://127.0.0.1:8000
+    ...     submitted = client.submit(path, user="alice", job_id="1234")
+    ...     answer = client.result(path)
+    >>> submitted.mode, answer.recommendation.action, answer.attribution.root_lines[0].line_number
+    (<JobMode.SINGLE: 'single'>, 'STOP', 4097)
 
 Hold in mind: every request of this API is idempotent, so what failed on the way, was refused for a while (429, 503) or
 broke off is sent again, after the pause that the service names. What the service says no to is the same typed error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
 import inspect
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from attr_actors import client as client_module
 from attr_actors.client import AsyncAttributionClient, AttributionClient, Patience
 from attr_actors.client_wire import Calls, _errors_by_code
 from attr_actors.errors import AttrError, InvalidParameter, NotFound, OutsideRoot, RateLimited, RequestError, Unavailable
@@ -121,6 +123,12 @@ def test_the_pause_is_the_callers_own(door: Door) -> None:
     with AttributionClient(door.url, pause=naps.append) as client:
         client.health()
     assert naps == [7.0, 2.0]
+
+
+def test_the_docstring_example_runs(running: Running) -> None:
+    path = running.write("doc/slurm-1234.out", "x\n" * 4096 + "ModuleNotFoundError: No module named 'apex'\n")
+    ran = doctest.testmod(client_module, extraglobs={"url": running.url, "path": path})
+    assert (ran.attempted, ran.failed) == (2, 0)
 
 
 def test_both_clients_have_the_same_methods_with_names_parameters_and_docstrings() -> None:
