@@ -175,6 +175,12 @@ class ResultsFile:
             raise Unavailable(f"another batch writes '{self.path}'") from None
 
 
+def read_rows(path: str) -> Iterator[ResultRow]:
+    """Yield the rows of a results file, one at a time; a torn last line is left out."""
+    with open(path, "rb") as file:
+        yield from filter(None, map(_parse, file))
+
+
 def _parse(line: bytes) -> ResultRow | None:
     try:
         return ResultRow.model_validate_json(line) if line.endswith(b"\n") else None

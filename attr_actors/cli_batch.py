@@ -12,10 +12,13 @@ EXAMPLES = """\
 TARGET is a directory (searched recursively), a glob in quotes, a file with one
 path per line (or @FILE, or - for standard input), or one log. A run that was
 stopped goes on where it was when it is started again. The rows of the results
-are described in attr_actors/core/result_rows.py.
+are described in attr_actors/core/result_rows.py, the columns of a table in
+attr_actors/core/table_rows.py. A batch asks no model, even where a key is set:
+its answers are the rules'.
 
 examples:
   nvrx-attrsvc batch /logs/2026-11 --out results.jsonl --local
+  nvrx-attrsvc batch /logs/2026-11 --out results.jsonl --table results.parquet
   ray job submit --working-dir . -- \\
     nvrx-attrsvc batch '/logs/**/slurm-*.out' --out /logs/results.jsonl
 
@@ -38,6 +41,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     batch.add_argument("--workers", type=int, metavar="N", help="logs analysed at a time; default: one per processor")
     batch.add_argument("--post", action="store_true", help="also send new answers to the configured sinks")
     batch.add_argument("--report", metavar="FILE", help="also write an HTML report")
+    batch.add_argument("--table", metavar="FILE", help="also write all rows as a table: FILE.parquet (needs pyarrow) or FILE.csv")
     batch.add_argument("--json", action="store_true", help="print the summary as one JSON object")
 
 
@@ -46,17 +50,22 @@ def _batch(args: argparse.Namespace) -> int:
 
     from attr_actors.batch import Plan, run_batch
     from attr_actors.batch_report import Progress, write_report
+    from attr_actors.batch_table import check_table, write_table
     from attr_actors.core.summary import render_summary, summary_values
     from attr_actors.errors import InvalidParameter
     from attr_actors.settings import Settings
 
     if args.workers is not None and args.workers < 1:
         raise InvalidParameter("--workers must be at least 1")
+    if args.table:
+        check_table(args.table, args.out)
     plan = Plan(args.target, args.out, args.local, args.post, args.address, args.workers)
     progress = Progress(_tell, sys.stderr.isatty())
     run = asyncio.run(run_batch(plan, Settings.load(allowed_root="/"), progress.watch))
     if args.report:
         write_report(args.report, run.summary, args.target)
+    if args.table:
+        write_table(args.table, args.out)
     if args.json:
         import json
 

@@ -12,7 +12,7 @@ OPTIONS = {
     "user": ("--user", "NAME", "watch this user's jobs only"),
     "job_pattern": ("--job-pattern", "REGEX", "watch jobs whose name matches from its start"),
     "interval": ("--interval", "SECONDS", "time between two looks; default 180"),
-    "timeout": ("--timeout", "SECONDS", "longest wait for one reply of the service; default 60"),
+    "timeout": ("--timeout", "SECONDS", "longest wait for one answer of the service; default 60"),
     "lookback": ("--lookback", "SECONDS", "how far each look reaches back into accounting; default 3600"),
     "host": ("--host", "ADDRESS", "address of the status endpoint; default 127.0.0.1"),
     "port": ("--port", "PORT", "serve /healthz, /stats and /jobs on this port"),
@@ -41,9 +41,9 @@ def run_monitor(args: argparse.Namespace) -> int:
     import logging
     import signal
 
-    from attr_actors.adapters.attribution_client import AttributionClient
     from attr_actors.adapters.slurm_commands import SlurmCommands
-    from attr_actors.monitor import Monitor, sole_owner
+    from attr_actors.client import AttributionClient
+    from attr_actors.monitor import PATIENCE, Monitor, sole_owner
     from attr_actors.monitor_settings import MonitorSettings
     from attr_actors.monitor_status import status_endpoint
 
@@ -54,9 +54,10 @@ def run_monitor(args: argparse.Namespace) -> int:
     logging.getLogger("httpcore").setLevel(logging.WARNING)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sole_owner(settings.state_path))
-        client = stack.enter_context(AttributionClient(settings.attrsvc_url, settings.timeout, settings.api_key))
+        client = stack.enter_context(
+            AttributionClient(settings.attrsvc_url, settings.api_key, PATIENCE, lambda pause_s: monitor.pause(pause_s))
+        )
         monitor = Monitor(settings, SlurmCommands(), client, _say, as_json=args.json)
-        client.sleep = monitor.pause
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: monitor.stop())
         if settings.port is not None:

@@ -1,8 +1,10 @@
 """A typed client of the HTTP API, for synchronous and asyncio programs.
 
-    client = AttributionClient("http://127.0.0.1:8000")
-    client.submit("/logs/slurm-1234.out", user="alice", job_id="1234")
-    print(client.result("/logs/slurm-1234.out").attribution)
+    >>> with AttributionClient(url) as client:  # For example http://127.0.0.1:8000
+    ...     submitted = client.submit(path, user="alice", job_id="1234")
+    ...     answer = client.result(path)
+    >>> submitted.mode, answer.recommendation.action, answer.attribution.root_lines[0].line_number
+    (<JobMode.SINGLE: 'single'>, 'STOP', 4097)
 
 Hold in mind: every request of this API is idempotent, so what failed on the way, was refused for a while (429, 503) or
 broke off is sent again, after the pause that the service names. What the service says no to is the same typed error
@@ -12,28 +14,59 @@ that the service raised (``attr_actors.errors``).
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import httpx
 
-from attr_actors.client_wire import USUAL, Call, Calls, Patience, Stats, checked, headers, typed
+from attr_actors.client_wire import USUAL, Call, Calls, Patience, checked, headers, typed
 from attr_actors.errors import AttrError
-from attr_actors.models import Intent, JobMode
-from serve_app.bodies import HealthReply, InflightReply, JobsReply, ResultReply, SubmitReply
 
 __all__ = ["AsyncAttributionClient", "AttributionClient", "Patience"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _blocking(make: Callable[P, Call[T]]) -> Callable[Concatenate[AttributionClient, P], T]:
+    """Return the method that sends a call and waits for its reply."""
+
+    def ask(self: AttributionClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._send(make(*args, **kwargs))
+
+    _describe(ask, make)
+    return ask
+
+
+def _awaited(make: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncAttributionClient, P], Coroutine[Any, Any, T]]:
+    """Return the coroutine method that sends a call."""
+
+    async def ask(self: AsyncAttributionClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._send(make(*args, **kwargs))
+
+    _describe(ask, make)
+    return ask
+
+
+def _describe(ask: Callable[..., Any], make: Callable[..., Any]) -> None:
+    """Let ``help()`` show a method's own name, parameters and docstring."""
+    me = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    ask.__name__, ask.__doc__ = make.__name__, make.__doc__
+    vars(ask)["__signature__"] = inspect.Signature([me, *inspect.signature(make).parameters.values()])
 
 
 class AttributionClient:
     """The client for synchronous programs; close it, or use it as a context manager."""
 
-    def __init__(self, url: str, api_key: str | None = None, patience: Patience = USUAL) -> None:
-        """Raises InvalidParameter for a URL that cannot be asked."""
+    def __init__(
+        self, url: str, api_key: str | None = None, patience: Patience = USUAL, pause: Callable[[float], object] = time.sleep
+    ) -> None:
+        """``pause`` waits between two attempts, s. Raises InvalidParameter for a URL that cannot be asked."""
         self._patience = patience
+        self._pause = pause
         self._http = httpx.Client(base_url=checked(url), headers=headers(api_key))
 
     def __enter__(self) -> AttributionClient:
@@ -46,49 +79,13 @@ class AttributionClient:
         """Close the connections."""
         self._http.close()
 
-    def submit(
-        self,
-        log_path: str,
-        user: str = "unknown",
-        job_id: str | None = None,
-        cycle_id: int | None = None,
-        analysis_intent: Intent = Intent.TRACK_ONLY,
-    ) -> SubmitReply:
-        """Track a job's log (POST /logs)."""
-        return self._send(Calls.submit(log_path, user, job_id, cycle_id, analysis_intent))
-
-    def result(
-        self,
-        log_path: str,
-        file: str | None = None,
-        wl_restart: int | None = None,
-        *,
-        all_files: bool = False,
-        wait: bool = True,
-        timeout_s: float | None = None,
-    ) -> ResultReply:
-        """Return why a job died (GET /logs)."""
-        return self._send(Calls.result(log_path, file, wl_restart, all_files, wait, timeout_s))
-
-    def jobs(self, mode: JobMode | None = None, limit: int = 100, offset: int = 0) -> JobsReply:
-        """Return one page of tracked jobs, newest first (GET /jobs)."""
-        return self._send(Calls.jobs(mode, limit, offset))
-
-    def preview(self, log_path: str) -> str:
-        """Return the beginning of a log (GET /print)."""
-        return self._send(Calls.preview(log_path))
-
-    def health(self, ready: bool = False) -> HealthReply:
-        """Return how the service is (GET /healthz), whatever its status code."""
-        return self._send(Calls.health(ready))
-
-    def stats(self) -> Stats:
-        """Return the counters by group (GET /stats)."""
-        return self._send(Calls.stats())
-
-    def inflight(self) -> InflightReply:
-        """Return the analyses under way (GET /inflight)."""
-        return self._send(Calls.inflight())
+    submit = _blocking(Calls.submit)
+    result = _blocking(Calls.result)
+    jobs = _blocking(Calls.jobs)
+    preview = _blocking(Calls.preview)
+    health = _blocking(Calls.health)
+    stats = _blocking(Calls.stats)
+    inflight = _blocking(Calls.inflight)
 
     def _send(self, call: Call[T]) -> T:
         attempt, paused_s = 1, 0.0
@@ -100,7 +97,7 @@ class AttributionClient:
             pause = self._patience.pause_s(attempt, paused_s, error)
             if pause is None:
                 raise error
-            time.sleep(pause)
+            self._pause(pause)
             attempt, paused_s = attempt + 1, paused_s + pause
 
 
@@ -122,49 +119,13 @@ class AsyncAttributionClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def submit(
-        self,
-        log_path: str,
-        user: str = "unknown",
-        job_id: str | None = None,
-        cycle_id: int | None = None,
-        analysis_intent: Intent = Intent.TRACK_ONLY,
-    ) -> SubmitReply:
-        """Track a job's log (POST /logs)."""
-        return await self._send(Calls.submit(log_path, user, job_id, cycle_id, analysis_intent))
-
-    async def result(
-        self,
-        log_path: str,
-        file: str | None = None,
-        wl_restart: int | None = None,
-        *,
-        all_files: bool = False,
-        wait: bool = True,
-        timeout_s: float | None = None,
-    ) -> ResultReply:
-        """Return why a job died (GET /logs)."""
-        return await self._send(Calls.result(log_path, file, wl_restart, all_files, wait, timeout_s))
-
-    async def jobs(self, mode: JobMode | None = None, limit: int = 100, offset: int = 0) -> JobsReply:
-        """Return one page of tracked jobs, newest first (GET /jobs)."""
-        return await self._send(Calls.jobs(mode, limit, offset))
-
-    async def preview(self, log_path: str) -> str:
-        """Return the beginning of a log (GET /print)."""
-        return await self._send(Calls.preview(log_path))
-
-    async def health(self, ready: bool = False) -> HealthReply:
-        """Return how the service is (GET /healthz), whatever its status code."""
-        return await self._send(Calls.health(ready))
-
-    async def stats(self) -> Stats:
-        """Return the counters by group (GET /stats)."""
-        return await self._send(Calls.stats())
-
-    async def inflight(self) -> InflightReply:
-        """Return the analyses under way (GET /inflight)."""
-        return await self._send(Calls.inflight())
+    submit = _awaited(Calls.submit)
+    result = _awaited(Calls.result)
+    jobs = _awaited(Calls.jobs)
+    preview = _awaited(Calls.preview)
+    health = _awaited(Calls.health)
+    stats = _awaited(Calls.stats)
+    inflight = _awaited(Calls.inflight)
 
     async def _send(self, call: Call[T]) -> T:
         attempt, paused_s = 1, 0.0

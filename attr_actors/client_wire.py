@@ -69,40 +69,59 @@ class Call(Generic[T]):
 
 
 class Calls:
-    """The requests of the API, shared by both clients."""
+    """The requests of the API: what both clients' methods take, send and return."""
 
     @staticmethod
-    def submit(log_path: str, user: str, job_id: str | None, cycle_id: int | None, analysis_intent: Intent) -> Call[SubmitReply]:
+    def submit(
+        log_path: str,
+        user: str = "unknown",
+        job_id: str | None = None,
+        cycle_id: int | None = None,
+        analysis_intent: Intent = Intent.TRACK_ONLY,
+    ) -> Call[SubmitReply]:
+        """Track a job's log (POST /logs)."""
         body = SubmitBody(log_path=log_path, user=user, job_id=job_id, cycle_id=cycle_id, analysis_intent=analysis_intent)
         return Call(_model(SubmitReply), "POST", "/logs", body=body)
 
     @staticmethod
     def result(
-        log_path: str, file: str | None, wl_restart: int | None, all_files: bool, wait: bool, timeout_s: float | None
+        log_path: str,
+        file: str | None = None,
+        wl_restart: int | None = None,
+        *,
+        all_files: bool = False,
+        wait: bool = True,
+        timeout_s: float | None = None,
     ) -> Call[ResultReply]:
+        """Return why a job died (GET /logs)."""
         asked = {"log_path": log_path, "file": file, "wl_restart": wl_restart, "timeout_s": timeout_s}
         asked |= {"all_files": True if all_files else None, "wait": None if wait else False}
         limit_s = REQUEST_TIMEOUT_S if not wait else ANALYSIS_TIMEOUT_S if timeout_s is None else timeout_s + REQUEST_TIMEOUT_S
         return Call(_model(ResultReply), "GET", "/logs", asked, timeout_s=limit_s)
 
     @staticmethod
-    def jobs(mode: JobMode | None, limit: int, offset: int) -> Call[JobsReply]:
+    def jobs(mode: JobMode | None = None, limit: int = 100, offset: int = 0) -> Call[JobsReply]:
+        """Return one page of tracked jobs, newest first (GET /jobs)."""
         return Call(_model(JobsReply), "GET", "/jobs", {"mode": mode.value if mode else None, "limit": limit, "offset": offset})
 
     @staticmethod
     def preview(log_path: str) -> Call[str]:
+        """Return the beginning of a log (GET /print)."""
         return Call(_text, "GET", "/print", {"log_path": log_path})
 
     @staticmethod
-    def health(ready: bool) -> Call[HealthReply]:
+    def health(ready: bool = False) -> Call[HealthReply]:
+        """Return how the service is (GET /healthz), whatever its status code."""
         return Call(_health, "GET", "/healthz", {"ready": True if ready else None})
 
     @staticmethod
     def stats() -> Call[Stats]:
+        """Return the counters by group (GET /stats)."""
         return Call(_stats, "GET", "/stats")
 
     @staticmethod
     def inflight() -> Call[InflightReply]:
+        """Return the analyses under way (GET /inflight)."""
         return Call(_model(InflightReply), "GET", "/inflight")
 
 

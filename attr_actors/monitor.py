@@ -15,20 +15,29 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import ValidationError
 
+from attr_actors.client import AttributionClient, Patience
 from attr_actors.core.job_report import is_final, outcome, render_line, render_record
 from attr_actors.core.job_watch import JobWatch, Watched
 from attr_actors.core.slurm import Phase, SlurmJob
 from attr_actors.core.slurm_output import candidate_paths
-from attr_actors.errors import AttrError, BadReply, BadSettings, RequestError, SlurmError, Unavailable
+from attr_actors.errors import AnalysisFailed, AttrError, BadSettings, RequestError, SlurmError
+from attr_actors.models import Intent
 from attr_actors.monitor_settings import MonitorSettings
+from serve_app.bodies import ResultReply
 
 logger = logging.getLogger("attr_actors.monitor")
+
+T = TypeVar("T")
+
+PATIENCE = Patience(attempts_max=3, pauses_max_s=120.0, first_pause_s=5.0)
+"""Of one look; the next look is the next attempt."""
 
 
 class Commands(Protocol):
@@ -40,13 +49,6 @@ class Commands(Protocol):
     def script(self, raw_id: int) -> str: ...
 
 
-class Client(Protocol):
-    """What is asked of the service."""
-
-    def submit(self, log_path: str, user: str, job_id: str, intent: str) -> dict[str, Any]: ...
-    def result(self, log_path: str) -> dict[str, Any]: ...
-
-
 class Monitor:
     """One look after another: Slurm, then the service. ``issues`` says what went wrong in the last look."""
 
@@ -54,7 +56,7 @@ class Monitor:
         self,
         settings: MonitorSettings,
         commands: Commands,
-        client: Client,
+        client: AttributionClient,
         say: Callable[[str], None],
         as_json: bool = False,
         clock: Callable[[], float] = time.time,
@@ -141,46 +143,51 @@ class Monitor:
     def _attempt(self, stage: Callable[[], None]) -> None:
         try:
             stage()
-        except Unavailable as exc:
+        except AttrError as exc:
             self._note(exc.message)
 
     def _announce_running(self) -> None:
         for job in self.watch.to_announce():
-            if self._submit(job, "track_only"):
+            if self._submit(job, Intent.TRACK_ONLY):
                 self.watch.settle(job)
 
     def _answer_ended(self) -> None:
         """Start all analyses before waiting for the first, so that the service works on them side by side."""
-        started = [job for job in self.watch.to_answer() if self._submit(job, "terminal")]
-        for job in started:
+        started = [(job, job.log_path) for job in self.watch.to_answer() if self._submit(job, Intent.TERMINAL) and job.log_path]
+        for job, path in started:
             if self._stopped.is_set():
                 return
-            try:
-                body = self._client.result(job.log_path or "")
-            except (RequestError, BadReply) as exc:
-                self.watch.refuse(job, exc.message)
-                continue
-            if not is_final(body):
-                self.watch.refuse(job, f"no answer yet: {body['result'].get('error') or body['result'].get('state')}")
-                continue
-            self.watch.settle(job, *outcome(body))
-            self._say(json.dumps(render_record(job, body)) if self._as_json else render_line(job, body))
+            if reply := self._ask(job, partial(self._client.result, path, timeout_s=self._settings.timeout)):
+                self._settle(job, reply)
 
-    def _submit(self, job: Watched, intent: str) -> bool:
+    def _settle(self, job: Watched, reply: ResultReply) -> None:
+        body = reply.model_dump(mode="json")
+        if not is_final(body):
+            return self.watch.refuse(job, f"no answer yet: {reply.result.error or reply.result.state}")
+        self.watch.settle(job, *outcome(body))
+        self._say(json.dumps(render_record(job, body)) if self._as_json else render_line(job, body))
+
+    def _submit(self, job: Watched, intent: Intent) -> bool:
         if self._stopped.is_set():
             return False
-        if not job.log_path and job.phase is Phase.RUNNING:
+        path = job.log_path
+        if not path and job.phase is Phase.RUNNING:
             self.watch.dismiss(job)  # Interactive, or the controller knows no output; accounting may know at the end.
             return False
-        if not job.log_path:
+        if not path:
             self.watch.refuse(job, "Slurm does not tell where its output is")
             return False
+        return self._ask(job, lambda: self._client.submit(path, job.user, job.job_id, analysis_intent=intent)) is not None
+
+    def _ask(self, job: Watched, question: Callable[[], T]) -> T | None:
+        """Ask the service about a job; a refusal is the job's. Raises AttrError if the service has no ear for any job now."""
         try:
-            self._client.submit(job.log_path, job.user, job.job_id, intent)
-        except (RequestError, BadReply) as exc:
+            return question()
+        except (RequestError, AnalysisFailed) as exc:
+            if exc.retryable:
+                raise
             self.watch.refuse(job, exc.message)
-            return False
-        return True
+            return None
 
     def _note(self, issue: str) -> None:
         logger.warning("%s", issue)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from attr_actors.errors import BadSettings
+from attr_actors.settings import LogLevel, named_faults, state_dir
 
 PREFIX = "NVRX_SMONSVC_"
 
@@ -39,11 +39,11 @@ class MonitorSettings(BaseSettings):
     partitions: str = Field("", description="Partitions to watch, separated by blanks or commas; empty: all.")
     user: str = Field("", description="Watch this user's jobs only; empty: everybody's.")
     job_pattern: str = Field("", description="Regular expression that a job's name must match from its start; empty: all.")
-    timeout: float = Field(60, gt=0, description="Longest wait for one reply of the service, s.")
+    timeout: float = Field(60, gt=0, description="Longest wait for one answer of the service, s.")
     lookback: float = Field(3600, ge=60, description="How far each look reaches back into accounting, s: its records may come late.")
     state_file: str = Field("", description="Where the monitor remembers jobs; empty: attr-actors/monitor.json in the state directory.")
     verbose: bool = Field(False, description="Log each look.")
-    log_level: str = Field("INFO", description="Level of the monitor's own log.")
+    log_level: LogLevel = Field("INFO", description="Level of the monitor's own log.")
 
     @field_validator("port", mode="before")
     @classmethod
@@ -66,29 +66,20 @@ class MonitorSettings(BaseSettings):
             raise ValueError(f"not a regular expression: {exc}") from None
         return value
 
-    @field_validator("log_level")
-    @classmethod
-    def _level_is_known(cls, value: str) -> str:
-        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
-            raise ValueError(f"'{value}' is not one of DEBUG, INFO, WARNING, ERROR, CRITICAL")
-        return value.upper()
-
     @classmethod
     def load(cls, **arguments: Any) -> MonitorSettings:
         """Read the settings; arguments win over the environment. Raises BadSettings with one line per fault."""
         try:
             return cls(**arguments)
         except ValidationError as exc:
-            lines = [f"{_variable(str(error['loc'][0]))}: {_sentence(str(error['msg']))}" for error in exc.errors(include_url=False)]
-            raise BadSettings("\n".join(lines)) from None
+            raise named_faults(exc, _variable) from None
 
     @property
     def state_path(self) -> Path:
         """Return where the monitor remembers jobs."""
         if self.state_file:
             return Path(self.state_file).absolute()
-        state = os.environ.get("XDG_STATE_HOME") or os.path.join(Path.home(), ".local", "state")
-        return Path(state, "attr-actors", "monitor.json")
+        return Path(state_dir(), "monitor.json")
 
     @property
     def api_key(self) -> str:
@@ -106,7 +97,3 @@ class MonitorSettings(BaseSettings):
 def _variable(field: str) -> str:
     """Return the environment variable of a field (or of an alias, which is its own name)."""
     return field if field.startswith("NVRX_") else PREFIX + field.upper()
-
-
-def _sentence(message: str) -> str:
-    return message.removeprefix("Value error, ")

@@ -10,10 +10,11 @@ import hashlib
 import ipaddress
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from attr_actors.errors import BadSettings
@@ -28,6 +29,15 @@ def _bare(name: str, *others: str) -> AliasChoices:
     return AliasChoices(name, name.lower(), *others)
 
 
+def _known_level(value: str) -> str:
+    if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+        raise ValueError(f"'{value}' is not one of DEBUG, INFO, WARNING, ERROR, CRITICAL")
+    return value.upper()
+
+
+LogLevel = Annotated[str, AfterValidator(_known_level)]
+
+
 class Settings(BaseSettings):
     """All settings of the service. ``Settings.load()`` turns faults into one clear message each."""
 
@@ -40,7 +50,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; loopback by default.")
     port: int = Field(8000, ge=1, le=65535, description="TCP port of the HTTP endpoint.")
     fast_api_root_path: str = Field("", description="Path prefix that a reverse proxy strips.")
-    log_level_name: str = Field(
+    log_level_name: LogLevel = Field(
         "INFO",
         description="Level of the service's own log.",
         validation_alias=AliasChoices(PREFIX + "LOG_LEVEL_NAME", PREFIX + "LOG_LEVEL"),
@@ -185,21 +195,13 @@ class Settings(BaseSettings):
             raise ValueError(f"'{value}' is not of the form N/second, N/minute, N/hour or N/day")
         return value
 
-    @field_validator("log_level_name")
-    @classmethod
-    def _level_is_known(cls, value: str) -> str:
-        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
-            raise ValueError(f"'{value}' is not one of DEBUG, INFO, WARNING, ERROR, CRITICAL")
-        return value.upper()
-
     @classmethod
     def load(cls, **arguments: Any) -> Settings:
         """Read the settings. Raises BadSettings with one line per fault, naming the variable."""
         try:
             return cls(**arguments)
         except ValidationError as exc:
-            lines = [f"{env_name(str(error['loc'][0]))}: {_sentence(error)}" for error in exc.errors(include_url=False)]
-            raise BadSettings("\n".join(lines)) from None
+            raise named_faults(exc, env_name) from None
 
     def check_reach(self) -> None:
         """Raise BadSettings where everybody who reaches the address could read logs, unless that was said to be wanted."""
@@ -228,8 +230,7 @@ class Settings(BaseSettings):
         """Return the path of the ledger's database."""
         if self.cache_file:
             return os.path.abspath(self.cache_file)
-        state = os.environ.get("XDG_STATE_HOME") or os.path.join(Path.home(), ".local", "state")
-        return os.path.join(state, "attr-actors", "ledger.db")
+        return os.path.join(state_dir(), "ledger.db")
 
     @property
     def sink_names(self) -> tuple[str, ...]:
@@ -254,6 +255,17 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def state_dir() -> str:
+    """Return where this user's programs keep what must outlive them."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(Path.home(), ".local", "state")
+    return os.path.join(state, "attr-actors")
+
+
+def named_faults(exc: ValidationError, variable: Callable[[str], str]) -> BadSettings:
+    """Return the error with one line per fault, each with the variable to set."""
+    return BadSettings("\n".join(f"{variable(str(error['loc'][0]))}: {_sentence(error)}" for error in exc.errors(include_url=False)))
 
 
 def _sentence(error: Any) -> str:

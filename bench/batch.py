@@ -2,26 +2,37 @@
 
 The control is the same number of processes that only count, because two processors of a shared machine are rarely two.
 The coordinator's figure is its own processor time (listing, ledger, rows, results file), workers not included; in local
-mode it contains the ledger and the rendering of rows, which the workers of a Ray cluster do.
+mode it contains the ledger and the rendering of rows, which the workers of a Ray cluster do. The last line is the
+coordinator alone, as on a cluster: chunks out, pickled answers in, rows appended and summed up; without Ray's own share.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import pickle
 import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
-from attr_actors.batch import Plan, run_batch
+from attr_actors.batch import CHUNK_LOGS, Plan, _work, run_batch
+from attr_actors.batch_files import FoundLog, ResultsFile
+from attr_actors.batch_work import Answer, Job, render_answer
+from attr_actors.core.result_rows import ResultRow
+from attr_actors.core.summary import Summary
+from attr_actors.models import EngineConfig
 from attr_actors.settings import Settings
 
 SEED = 20_261_123
 FAILURE = "Traceback (most recent call last):\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
 COUNTED = 20_000_000
+COORDINATED = 50_000
 
 
 def write_logs(place: Path, number: int) -> int:
@@ -63,6 +74,35 @@ def batch(logs: Path, out: Path, workers: int) -> tuple[float, float]:
     return first[-1] - first[0], time.process_time() - before
 
 
+class Canned:
+    """Workers that answer at once with the rows of an earlier run."""
+
+    def __init__(self, results: Path) -> None:
+        rows = [ResultRow.model_validate_json(line) for line in results.read_bytes().splitlines()]
+        self._chunk = pickle.dumps([render_answer(row) for row in (rows * CHUNK_LOGS)[:CHUNK_LOGS]])
+
+    def cpus(self) -> int:
+        """Return the size of the cluster that is looked at."""
+        return 1000
+
+    async def answer(self, job: Job, logs: Sequence[FoundLog]) -> list[Answer]:
+        """Unpickle the answers, as they come from a worker."""
+        await asyncio.sleep(0)
+        return cast(list[Answer], pickle.loads(self._chunk)[: len(logs)])
+
+
+async def coordinate(workers: Canned, out: Path, number: int) -> float:
+    """Return the coordinator's processor time for so many small logs, s."""
+    summary, logs = Summary(), [FoundLog(f"/logs/{n}", size=1000) for n in range(number)]
+    before = time.process_time()
+    with ResultsFile(str(out)) as results:
+        async for answers in _work(workers, Job(EngineConfig(), "e", 1.0), logs):
+            results.append(answer.row for answer in answers)
+            for answer in answers:
+                summary.add(answer.digest)
+    return time.process_time() - before
+
+
 def main() -> None:
     """Print one line per number of workers, and the ratios."""
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
@@ -78,8 +118,10 @@ def main() -> None:
             walls.append(wall_s)
             rates = f"{number / wall_s:8.1f} logs/s  {total / wall_s / 1e6:8.1f} MB/s"
             print(f"{workers} workers: {rates}  coordinator {own_s / number * 1e3:.2f} ms/log")
+        alone_s = asyncio.run(coordinate(Canned(Path(place, "1.jsonl")), Path(place, "alone.jsonl"), COORDINATED))
         grown, possible = walls[0] / walls[1], controls[1] / controls[0]
         print(f"from 1 to 2 workers: {grown:.2f}x; the control: {possible:.2f}x; share of what was possible: {grown / possible:.0%}")
+        print(f"coordinator alone, 1,000 workers: {alone_s / COORDINATED * 1e6:.0f} us/log; load {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -36,16 +36,16 @@ class SubmitReply(BaseModel):
 
 
 class CycleInfo(BaseModel):
-    """The machine-readable half of one item of ``result.result``."""
+    """The machine-readable half of one item of ``result.result``. We send all of it; the predecessor sent less, and clients read both."""
 
-    auto_resume: str
-    auto_resume_explanation: str
-    attribution: str
-    checkpoint_saved: bool
-    action: str
-    category: str
-    signature: str | None
-    confidence: float
+    auto_resume: str = ""
+    auto_resume_explanation: str = ""
+    attribution: str = ""
+    checkpoint_saved: bool = False
+    action: str = "UNKNOWN"
+    category: str = "unknown"
+    signature: str | None = None
+    confidence: float = 0.0
 
 
 class ResultBody(BaseModel):

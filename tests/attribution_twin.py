@@ -80,5 +80,11 @@ def answer(path: str) -> dict[str, Any]:
         "status": "completed",
         "mode": "single",
         "recommendation": {"action": "STOP", "source": "rules", "reason": "wrong config"},
-        "attribution": {"root_cause": f"wrong config in {path}", "root_lines": [{"line_number": 7, "text": "KeyError: 'lr'"}]},
+        "attribution": {
+            "action": "STOP",
+            "category": "config",
+            "rule": "first_error_is_the_root",
+            "root_cause": f"wrong config in {path}",
+            "root_lines": [{"line_number": 7, "byte_offset": 99, "text": "KeyError: 'lr'"}],
+        },
     }

@@ -1,7 +1,7 @@
 """One line of RESULTS.jsonl: what ``batch`` writes and ``analyze --json`` prints. The schema is a contract, documented here.
 
 Every key is always there, in this order; ``null`` where it does not apply. A reader ignores keys that it does not know;
-``schema_version`` rises when a key changes its meaning or goes.
+``schema_version`` rises when a key changes its meaning or goes. ``table_rows.py`` is the same in flat columns.
 
     schema_version    1
     log_path          absolute path of the log as it was named

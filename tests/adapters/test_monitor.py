@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from attr_actors.adapters.attribution_client import AttributionClient
 from attr_actors.adapters.slurm_commands import SlurmCommands
+from attr_actors.client import AttributionClient
 from attr_actors.core.job_watch import TRIES_MAX
 from attr_actors.core.slurm import Phase, SlurmJob
 from attr_actors.errors import AttrError, BadSettings, SlurmError
-from attr_actors.monitor import Monitor, sole_owner
+from attr_actors.monitor import PATIENCE, Monitor, sole_owner
 from attr_actors.monitor_settings import MonitorSettings
 from attr_actors.monitor_status import health, status_endpoint
 from tests.attribution_twin import AttributionTwin
@@ -80,18 +80,25 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def make(twin: AttributionTwin, slurm: ScriptedSlurm, said: list[str], tmp_path: Path) -> Iterator[Callable[..., Monitor]]:
+def naps() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def make(
+    twin: AttributionTwin, slurm: ScriptedSlurm, said: list[str], naps: list[float], tmp_path: Path
+) -> Iterator[Callable[..., Monitor]]:
     clients = []
 
     def build(as_json: bool = False, url: str = twin.url, **given: object) -> Monitor:
         settings = MonitorSettings.load(attrsvc_url=url, state_file=str(tmp_path / "monitor.json"), **given)
-        client = AttributionClient(url, 5, sleep=lambda _: None)
+        client = AttributionClient(url, patience=PATIENCE, pause=naps.append)
         clients.append(client)
         return Monitor(settings, slurm, client, said.append, as_json=as_json, clock=lambda: NOW)
 
     yield build
     for client in clients:
-        client.__exit__()
+        client.close()
 
 
 def test_a_job_is_announced_when_it_runs_and_answered_when_it_ended(
@@ -128,10 +135,90 @@ def test_a_service_that_is_down_delays_answers_and_a_killed_monitor_forgets_none
     slurm.ended = [job(7, log_path="/w/7.out"), job(8, log_path="/w/8.out")]
     down = make(url="http://127.0.0.1:9")
     assert not down.look()
-    assert "does not answer" in down.issues[0]
+    assert "did not answer" in down.issues[0]
     slurm.ended = []  # Accounting may drop them meanwhile.
     assert make().look()
     assert twin.gets == ["/w/7.out", "/w/8.out"]
+
+
+BUSY = {"error_code": "rate_limited", "message": "60 per minute", "details": None}
+
+
+@pytest.mark.parametrize(
+    ("reply", "nap"),
+    [((429, {"Retry-After": "7"}, BUSY), 7.0), ((503, {"Retry-After": "2"}, {"message": "starting"}), 2.0), ((502, {}, b"<html>"), None)],
+)
+def test_a_busy_service_is_asked_again_within_the_look(
+    reply: tuple[int, dict[str, str], object],
+    nap: float | None,
+    make: Callable[..., Monitor],
+    twin: AttributionTwin,
+    slurm: ScriptedSlurm,
+    naps: list[float],
+) -> None:
+    slurm.ended = [job(7, log_path="/w/7.out")]
+    twin.next_replies.append(reply)
+    assert make().look()
+    assert naps == [nap] if nap else 0 < naps[0] <= 10
+    assert twin.gets == ["/w/7.out"]
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [[(503, {}, {"message": "starting"})] * 3, [(429, {"Retry-After": "86400"}, BUSY)], [(500, {}, {"message": "unexpected"})]],
+    ids=["always 503", "429 for a day", "500"],
+)
+def test_a_service_in_trouble_costs_no_job_a_try(
+    replies: list[tuple[int, dict[str, str], object]], make: Callable[..., Monitor], twin: AttributionTwin, slurm: ScriptedSlurm
+) -> None:
+    slurm.ended = [job(7, log_path="/w/7.out")]
+    twin.next_replies.extend(replies)
+    monitor = make()
+    assert not monitor.look()
+    assert len(monitor.issues) == 1
+    assert monitor.watch.jobs[7].tries == 0
+    assert monitor.look()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (403, {}, {"error_code": "outside_root", "message": "outside the allowed root", "details": None}),
+        (422, {}, b"not json"),
+        (401, {}, ["odd"]),
+        (500, {}, {"error_code": "analysis_failed", "message": "ended its reader 2 times", "details": None}),
+        (200, {}, b"<html>"),
+        (200, {}, [1]),
+        (200, {}, {"result": {}}),
+    ],
+)
+def test_a_refusal_or_nonsense_costs_the_job_a_try_and_no_pause(
+    reply: tuple[int, dict[str, str], object],
+    make: Callable[..., Monitor],
+    twin: AttributionTwin,
+    slurm: ScriptedSlurm,
+    naps: list[float],
+) -> None:
+    slurm.ended = [job(7, log_path="/w/7.out"), job(8, log_path="/w/8.out")]
+    twin.next_replies.append(reply)
+    monitor = make()
+    assert not monitor.look()
+    assert (monitor.issues, naps) == ([], [])
+    assert sorted(known.tries for known in monitor.watch.jobs.values()) == [0, 1]
+    assert len(twin.gets) == 1
+
+
+def test_the_predecessors_answer_is_enough(
+    make: Callable[..., Monitor], twin: AttributionTwin, slurm: ScriptedSlurm, said: list[str]
+) -> None:
+    slurm.ended = [job(7, log_path="/w/7.out")]
+    submitted = {"submitted": True, "normalized_path": "/w/7.out", "mode": "single"}
+    text = "RESTART IMMEDIATE\nnode lost\n\nAttribution: Primary issues: [node], Secondary issues: []\n\ntrue"
+    result = {"module": "log_analyzer", "state": "complete", "result": [[text, {"auto_resume": "RESTART IMMEDIATE"}]]}
+    recommended = {"action": "RESTART", "source": "llm", "reason": "node lost"}
+    twin.next_replies.extend([(200, {}, submitted), (200, {}, {"result": result, "status": "completed", "recommendation": recommended})])
+    assert make().look()
+    assert said[0].startswith("7 train (ada)  FAILED exit -  ->  RESTART  node lost")
 
 
 def test_accounting_that_was_down_is_asked_from_the_old_instant(make: Callable[..., Monitor], slurm: ScriptedSlurm) -> None:

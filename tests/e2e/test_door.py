@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
@@ -19,11 +20,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx
+import httpx2
 import pytest
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
 
 from attr_actors.core.access import KeyRow, hash_token, render_keys
 from tests.api.conftest import OOM_LOG
 from tests.e2e.conftest import Service, processes_below, start_service, stop_service
+from tests.tools.test_mcp import call
 
 LIMIT = 600
 CLIENTS = 8
@@ -109,6 +114,28 @@ def test_a_limiter_killed_in_between_forgets_nothing(guarded: Service) -> None:
     print(f"\nbefore: {dict(before)}, after: {dict(after)} in {took_s:.1f} s")
     if took_s < 60:
         assert abs(before[200] + after[200] - LIMIT) <= LIMIT // 16
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_mcp_asks_for_a_key_as_every_route_does(guarded: Service) -> None:
+    path = guarded.write("mcp.log", OOM_LOG)
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    for given in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "wrong"}):
+        accept = {"accept": "application/json, text/event-stream"}
+        assert httpx.post(f"{guarded.url}/mcp", json=body, headers={**accept, **given}, timeout=60).status_code == 401
+
+    async def ask(key: str) -> str:
+        headers = {"Authorization": f"Bearer {key}"}
+        url = f"{guarded.url}/mcp"
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=60) as http,
+            Client(streamable_http_client(url, http_client=http)) as client,
+        ):
+            return str((await call(client, "analyze_log", log_path=path))["action"])
+
+    assert asyncio.run(ask("ann")) == "STOP"
+    with pytest.RaisesGroup(MCPError, flatten_subgroups=True, allow_unwrapped=True):
+        asyncio.run(ask("wrong"))
 
 
 def test_without_a_key_only_probes_are_answered(guarded: Service) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
+import inspect
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from attr_actors import client as client_module
 from attr_actors.client import AsyncAttributionClient, AttributionClient, Patience
-from attr_actors.client_wire import _errors_by_code
+from attr_actors.client_wire import Calls, _errors_by_code
 from attr_actors.errors import AttrError, InvalidParameter, NotFound, OutsideRoot, RateLimited, RequestError, Unavailable
 from attr_actors.models import Action, Intent, JobMode
 from tests.loopback import DROP, GARBAGE, HTML, LOSE, Fault, Loopback, Reply, Request, status
@@ -112,6 +115,29 @@ def test_a_pause_beyond_the_patience_is_the_services_error_at_once(door: Door, a
     assert len(door.requests) == 1
     assert refused.value.retry_after_s
     assert refused.value.retry_after_s >= 3600
+
+
+def test_the_pause_is_the_callers_own(door: Door) -> None:
+    naps: list[float] = []
+    door.faults.extend([status(429, REFUSED, Retry_After="7"), status(503, BUSY, Retry_After="2")])
+    with AttributionClient(door.url, pause=naps.append) as client:
+        client.health()
+    assert naps == [7.0, 2.0]
+
+
+def test_the_docstring_example_runs(running: Running) -> None:
+    path = running.write("doc/slurm-1234.out", "x\n" * 4096 + "ModuleNotFoundError: No module named 'apex'\n")
+    ran = doctest.testmod(client_module, extraglobs={"url": running.url, "path": path})
+    assert (ran.attempted, ran.failed) == (2, 0)
+
+
+def test_both_clients_have_the_same_methods_with_names_parameters_and_docstrings() -> None:
+    for name in (name for name in vars(Calls) if not name.startswith("_")):
+        described = getattr(Calls, name)
+        for client in (AttributionClient, AsyncAttributionClient):
+            method = getattr(client, name)
+            assert (method.__name__, method.__doc__) == (name, described.__doc__)
+            assert [*inspect.signature(method).parameters] == ["self", *inspect.signature(described).parameters]
 
 
 def test_attempts_are_bounded(door: Door) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import doctest
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from attr_actors import AnalyzerConfig, AttributionService, LogAnalyzer, library
 from attr_actors.errors import BadSettings, EmptyFile, InvalidParameter, LedgerFault, NotFound, OutsideRoot, Unavailable
 from attr_actors.models import Action, JobMode
 from tests.api.conftest import OOM_LOG
+from tests.tools.conftest import Running
 
 REPO = Path(__file__).resolve().parent.parent.parent
 
@@ -22,6 +24,7 @@ USER_SCRIPT = """
 import asyncio
 
 from attr_actors import AnalyzerConfig, AttributionService, LogAnalyzer, setup
+from attr_actors.client import AsyncAttributionClient, AttributionClient
 from attr_actors.errors import AttrError, OutsideRoot
 from attr_actors.models import Attribution
 
@@ -47,6 +50,19 @@ async def twin(path: str) -> str:
         return exc.code
     finally:
         service.shutdown()
+
+
+def ask(path: str) -> str:
+    with AttributionClient("http://127.0.0.1:8000", api_key="key") as client:
+        where: str = client.submit(path, user="alice", job_id="12345").normalized_path
+        reply = client.result(where, timeout_s=30)
+        return reply.recommendation.action if reply.recommendation else client.health().status
+
+
+async def count() -> int:
+    async with AsyncAttributionClient("http://127.0.0.1:8000") as client:
+        jobs: list[str] = [job.path for job in (await client.jobs(limit=10)).jobs]
+        return len(jobs) + (await client.inflight()).count
 
 
 if __name__ == "__main__":
@@ -188,13 +204,27 @@ def test_the_twin_refuses_a_ledger_that_somebody_else_writes(root: Path, tmp_pat
     first.shutdown()
 
 
-def test_a_users_script_passes_mypy_strict(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_readmes_examples_run(number: int, running: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    path = running.write(f"readme-{number}/slurm-1234.out")
+    example = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.S)[number]
+    for shown, real in (("/logs/slurm-1234.out", path), ("http://127.0.0.1:8000", running.url), ('"/logs"', repr(str(running.root)))):
+        example = example.replace(shown, real)
+    exec(compile(example, "README.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.startswith("STOP ")
+
+
+def test_a_users_script_and_the_readmes_examples_pass_mypy_strict(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(USER_SCRIPT)
     cache = REPO / ".mypy_cache" / "user_script"  # Kept, because reading the libraries anew takes ten seconds.
     (tmp_path / "mypy.ini").write_text(f"[mypy]\nmypy_path = {REPO}\ncache_dir = {cache}\n")
+    examples = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(), re.S)
+    assert len(examples) == 2
+    for number, example in enumerate(examples):
+        (tmp_path / f"example_{number}.py").write_text(example)
     check = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file", "mypy.ini", "--follow-imports=silent", "script.py"],
+        [sys.executable, "-m", "mypy", "--strict", "--config-file", "mypy.ini", "--follow-imports=silent", "."],
         cwd=tmp_path,
         capture_output=True,
         text=True,
