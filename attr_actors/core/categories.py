@@ -40,6 +40,7 @@ CHECKPOINT_CODE = re.compile(
     r"|ckpt|state)?$|from_pretrained|save_(?:checkpoint|model|pretrained|state)|checkpointing\.py"
     r"|checkpoint\w*\.py|serialization\.py"
 )
+STATE_LOADER = re.compile(r"^_?(?:re)?(?:load|store)_(?:\w+_)?(?:state_dict|checkpoint|ckpt)$")
 CHECKPOINT_FILE = re.compile(r"(?i)checkpoint\w*/|checkpoint\w*\.py$|serialization\.py$")
 FRAMEWORK_SOURCE = re.compile(r"aten/|c10/|torch/csrc|/torch/|tensorflow/|xla/")
 DATA_CODE = re.compile(
@@ -157,7 +158,8 @@ def _raised_while_checkpointing(row: Signature, message: str, frames: Frames) ->
     """A generic error raised by code that loads, saves or converts checkpoints is the checkpoint's."""
     if row.id not in ("value_error", "runtime_error", "any_exception") or not frames:
         return None
-    return Category.CHECKPOINT if CHECKPOINT_FILE.search(frames[-1][0]) else None
+    file, function = frames[-1]
+    return Category.CHECKPOINT if CHECKPOINT_FILE.search(file) or STATE_LOADER.search(function) else None
 
 
 def _assertion_inside(row: Signature, message: str, frames: Frames) -> Category | None:

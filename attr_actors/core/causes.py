@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -56,7 +57,11 @@ REQUESTS = frozenset(
 )
 """Rows of failed requests, which each layer of an HTTP client wraps again; the outermost names what was asked for."""
 UNMISTAKABLE_TIER = 2
+NAN_ROW = "nan_loss"
+"""What a progress line shows; an exception that speaks of NaN is read by its words."""
 MESSAGE_LINES_READ = 12
+LISTED = re.compile(r"\d+ root error\(s\) found\.")
+"""TensorFlow's exception line counts errors and lists them below."""
 
 
 def choose_cause(chain: Sequence[Traceback], rows: Sequence[Signature] = ()) -> Traceback:
@@ -92,6 +97,8 @@ def telling_line(trace: Traceback) -> LogLine:
     assert trace.end is not None
     if trace.name in WRAPPERS:
         return next((line for line in trace.more[:MESSAGE_LINES_READ] if names_exception(line.body)), trace.end)
+    if trace.more and LISTED.search(trace.message):
+        return trace.more[0]
     return trace.end
 
 
@@ -107,7 +114,8 @@ def best_row(trace: Traceback, rows: Sequence[Signature]) -> Signature | None:
 
 
 def _most_specific(line: LogLine, rows: Sequence[Signature]) -> Signature | None:
-    failing = [row for row in matching_rows(line, rows) if not row.is_structural and row.role is not Role.NOISE]
+    matched = matching_rows(line, rows)
+    failing = [row for row in matched if not row.is_structural and row.role is not Role.NOISE and row.id != NAN_ROW]
     return min(failing, key=lambda r: r.tier, default=None)
 
 

@@ -18,12 +18,24 @@ STEP = re.compile(
 )
 NAN_LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*(?:is|=|:|\||\s|->)\s*\[?(?:tensor\()?["']?-?(?:nan|inf)\b""")
 LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*[:=|]?\s*\[?(?:tensor\()?["']?-?\d""")
+NAN_GRADIENT = re.compile(r"""(?i)\bgrad(?:ient)?[_ ]?norm\w*["']?\s*[=:|]\s*["']?-?(?:nan|inf)\b""")
+NONZERO_LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*[:=|]?\s*\[?(?:tensor\()?["']?-?[\d.]*[1-9]""")
 SAVED_AT = re.compile(r"(?i)(?:iteration|iter|step|epoch|checkpoint-|global_step)[\s_:=-]*(\d+)")
 EPOCH = 1_000_000
 """An epoch's count leaves room for its batches."""
 EARLIER_STEPS = 300
 LATER_STEPS = 300
 ENDS_READ = 40
+
+
+def shows_no_number(body: str) -> bool:
+    """Tell whether a line shows a loss that is no number, or a gradient that is none beside no loss or a loss of zero."""
+    return NAN_LOSS.search(body) is not None or only_gradient_is_nan(body)
+
+
+def only_gradient_is_nan(body: str) -> bool:
+    """Tell whether a gradient norm is no number where no loss proves that the step was good; a good loss means a skipped step."""
+    return NAN_GRADIENT.search(body) is not None and NONZERO_LOSS.search(body) is None and NAN_LOSS.search(body) is None
 
 
 class Step:
@@ -67,7 +79,7 @@ class Step:
     @cached_property
     def is_finite(self) -> bool:
         """Tell whether no shown loss is NaN or infinite."""
-        return NAN_LOSS.search(self.line.body) is None
+        return not shows_no_number(self.line.body)
 
     @cached_property
     def shows_loss(self) -> bool:

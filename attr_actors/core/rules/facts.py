@@ -6,7 +6,7 @@ import re
 
 from attr_actors.core.events import Event
 from attr_actors.core.evidence import Evidence
-from attr_actors.core.progress import nan_until_the_end
+from attr_actors.core.progress import nan_until_the_end, only_gradient_is_nan
 from attr_actors.core.rules import clearing, selection
 from attr_actors.core.signatures.library import Role
 from attr_actors.core.verdicts import Verdict, verdict_of
@@ -62,6 +62,8 @@ def loss_is_no_number(evidence: Evidence) -> Verdict | None:
     events = [e for e in evidence.events if e.row.id == selection.NAN and not clearing.progress_clears(e, evidence)]
     if not events or not nan_until_the_end(evidence.steps) or (evidence.dones and len(events) < NAN_LINES_MIN):
         return None
+    if len(events) < NAN_LINES_MIN and only_gradient_is_nan(events[0].line.body):
+        return None  # A few skipped steps are part of mixed precision.
     if any(e.index < events[0].index for e in selection.standing_primaries(evidence)):
         return None
     return verdict_of("loss_is_no_number", events[0], "The loss became NaN or infinite and stayed so.", 0.7)
