@@ -26,6 +26,8 @@ CONDITIONAL = re.compile(
     r"|\bcan lead to|\bskipping\b|\bignor(?:ed|ing)\b|\bretry(?:ing)?\b|\bfall(?:ing)? ?back\b|\bwill (?:be|use"
     r"|not|try|default|start)\b|\bdefault(?:ing)? to\b|\bdisabled?\b"
 )
+GIVES_UP = re.compile(r"(?i)\b(?:stopping|ending|aborting|exiting|terminating) (?:the )?(?:training|run|program|job)\b")
+"""A warning that announces the end is no mere warning."""
 LEVEL_WORD = re.compile(r"(?:\b|_)(?:ERROR|FATAL|CRITICAL|Error|Fatal|error|fatal)\b|^E\d{3,4} |\[E ")
 FRAME_ECHO = re.compile(r"^frame #\d+: |^\s{2,}(?:raise|return|assert|self\.|if |for |with |try|except|import|from) ?|^\s*\^+\s*$")
 PEER_ROW = "connection_lost"
@@ -95,6 +97,8 @@ def line_event(line: LogLine, matched: Sequence[Signature]) -> Event | None:
 
 def _only_mentions(body: str) -> bool:
     """Tell whether a line warns, speaks of what could happen, or shows a value."""
+    if GIVES_UP.search(body):
+        return False
     if WARNING.search(body[:200]) or CONDITIONAL.search(body):
         return True
     return DUMP.match(body) is not None and not names_exception(body)
@@ -102,7 +106,7 @@ def _only_mentions(body: str) -> bool:
 
 def _states_a_failure(line: LogLine, row: Signature) -> bool:
     """Tell whether a line outside a traceback reports a failure, instead of mentioning a word."""
-    if line.level in ("I", "D", "W"):
+    if line.level in ("I", "D", "W") and not GIVES_UP.search(line.body):
         return False
     return row.tier <= 3 or bool(names_exception(line.body)) or bool(LEVEL_WORD.search(line.body[:160]))
 

@@ -192,7 +192,7 @@ def _is_exception(found: re.Match[str]) -> bool:
 def names_exception(text: str) -> bool:
     """Tell whether a line begins with an exception's name, as the last line of a traceback does."""
     found = EXCEPTION.match(text)
-    return found is not None and (bool(ERROR_NAME.search(found["type"])) or "." in found["type"])
+    return found is not None and found["type"] != "Failures" and (bool(ERROR_NAME.search(found["type"])) or "." in found["type"])
 
 
 def read_tracebacks(lines: Sequence[LogLine]) -> TracebackReader:
