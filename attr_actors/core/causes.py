@@ -60,6 +60,8 @@ UNMISTAKABLE_TIER = 2
 NAN_ROW = "nan_loss"
 """What a progress line shows; an exception that speaks of NaN is read by its words."""
 MESSAGE_LINES_READ = 12
+CARRIED = re.compile(r"Caught \w+ in ")
+"""How PyTorch announces what a worker or replica raised."""
 LISTED = re.compile(r"\d+ root error\(s\) found\.")
 """TensorFlow's exception line counts errors and lists them below."""
 
@@ -80,7 +82,8 @@ def choose_cause(chain: Sequence[Traceback], rows: Sequence[Signature] = ()) -> 
         facts = [t for t in chain if (r := known[id(t)]) is not None and r.tier <= UNMISTAKABLE_TIER]
         cause = facts[0] if facts else cause
     if row is not None and row.id in REQUESTS:
-        cause = [t for t in chain if (r := known[id(t)]) is not None and (r.id in REQUESTS or not r.is_generic)][-1]
+        layers = [t for t in chain if (r := known[id(t)]) is not None and (r.id in REQUESTS or not r.is_generic)]
+        cause = next((t for t in reversed(layers) if not CARRIED.match(t.message)), cause)
     return cause
 
 

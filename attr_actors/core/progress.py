@@ -16,6 +16,7 @@ STEP = re.compile(
     | \bepoch\b["']?[\s:=\#\[(|]{0,6}(?P<epoch>\d+)(?:\.\d+)?\]?[\s,]{0,3}(?:\[\s*(?P<batch>\d+)\s*/\s*\d+\])?
     """
 )
+STEP_IN_EPOCH = re.compile(r"""(?i)\b(?:iteration|iter|step|batch|itr|update)\b["']?[\s:=\#\[(|/]{0,8}(?P<step>\d+)""")
 NAN_LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*(?:is|=|:|\||\s|->)\s*\[?(?:tensor\()?["']?-?(?:nan|inf)\b""")
 LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*[:=|]?\s*\[?(?:tensor\()?["']?-?\d""")
 NAN_GRADIENT = re.compile(r"""(?i)\bgrad(?:ient)?[_ ]?norm\w*["']?\s*[=:|]\s*["']?-?(?:nan|inf)\b""")
@@ -58,7 +59,8 @@ class Step:
             return "step", int(groups["step"].replace(",", ""))
         if groups["bar"]:
             return "bar" + groups["bar_total"], int(groups["bar"])
-        return "epoch", int(groups["epoch"]) * EPOCH + int(groups["batch"] or 0)
+        batch = groups["batch"] or ((inside := STEP_IN_EPOCH.search(self.line.body, found.end())) and inside["step"])
+        return "epoch", int(groups["epoch"]) * EPOCH + (int(batch) if batch else 0) % EPOCH
 
     @property
     def kind(self) -> str:
