@@ -13,10 +13,16 @@ STEP = re.compile(
     r"""(?ix)
     \b(?:iteration|iter|step|global_step|steps|itr|update)\b["']?[\s:=\#\[(|/]{0,8}(?P<step>\d[\d,]*)
     | \|\s*(?P<bar>\d+)/(?P<bar_total>\d+)\s\[
-    | \bepoch\b["']?[\s:=\#\[(|]{0,6}(?P<epoch>\d+)(?:\.\d+)?\]?[\s,]{0,3}(?:\[\s*(?P<batch>\d+)\s*/\s*\d+\])?
+    | ^\s*(?P<lead>\d+)/\d+\s{2,}
+    | \bepoch\b["']?[\s:=\#\[(|/]{0,6}(?P<epoch>\d+)(?:\.(?P<part>\d{1,6}))?\]?[\s,]{0,3}(?:\[\s*(?P<batch>\d+)\s*/\s*\d+\])?
     """
 )
-STEP_IN_EPOCH = re.compile(r"""(?i)\b(?:iteration|iter|step|batch|itr|update)\b["']?[\s:=\#\[(|/]{0,8}(?P<step>\d+)""")
+INSIDE_EPOCH = (
+    re.compile(r"""(?i)\b(?:iteration|iter|step|batch|itr|update)\b["']?[\s:=\#\[(|/]{0,8}(?P<count>\d+)"""),
+    re.compile(r"\|\s*(?P<count>\d+)/\d+\s\["),
+    re.compile(r"[\[:(]\s*(?P<count>\d+)\s?/\s?\d+\b"),
+)
+"""Where a line that names its epoch counts inside it, most telling first."""
 NAN_LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*(?:is|=|:|\||\s|->)\s*\[?(?:tensor\()?["']?-?(?:nan|inf)\b""")
 LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*[:=|]?\s*\[?(?:tensor\()?["']?-?\d""")
 NAN_GRADIENT = re.compile(r"""(?i)\bgrad(?:ient)?[_ ]?norm\w*["']?\s*[=:|]\s*["']?-?(?:nan|inf)\b""")
@@ -59,8 +65,10 @@ class Step:
             return "step", int(groups["step"].replace(",", ""))
         if groups["bar"]:
             return "bar" + groups["bar_total"], int(groups["bar"])
-        batch = groups["batch"] or ((inside := STEP_IN_EPOCH.search(self.line.body, found.end())) and inside["step"])
-        return "epoch", int(groups["epoch"]) * EPOCH + (int(batch) if batch else 0) % EPOCH
+        inside = (m["count"] for pattern in INSIDE_EPOCH if (m := pattern.search(self.line.body, found.end())))
+        part = f"{groups['part']:0<6}" if groups["part"] else None
+        count = groups["batch"] or part or next(inside, "0")
+        return "epoch", int(groups["epoch"] or groups["lead"]) * EPOCH + int(count) % EPOCH
 
     @property
     def kind(self) -> str:
