@@ -26,6 +26,7 @@ class Reading(NamedTuple):
 
 
 LIBRARY_FILE = re.compile(r"site-packages|dist-packages|/lib/python\d|/lib64/python\d|<frozen |<string>|\\lib\\|/python\d\.\d+/")
+ENTRY_FILE = re.compile(r"__main__|_cli\b|/cli/|/bin/|train\w*\.py|main\.py|<(?:frozen|string)")
 CHECKPOINT_PATH = re.compile(
     r"(?i)ckpt|checkpoint|\.pth?\b|\.safetensors|\.bin\b.{0,20}model|global_step|model_state|optimizer|latest\b"
     r"|pretrained|weights|\.distcp|\.npz\b.{0,10}model"
@@ -40,6 +41,8 @@ CHECKPOINT_CODE = re.compile(
     r"|ckpt|state)?$|from_pretrained|save_(?:checkpoint|model|pretrained|state)|checkpointing\.py"
     r"|checkpoint\w*\.py|serialization\.py"
 )
+STATE_LOADER = re.compile(r"^_?(?:re)?(?:load|store)_(?:\w+_)?(?:state_dict|checkpoint|ckpt)$")
+CHECKPOINT_KEY = re.compile(r"^KeyError: ['\"](?:\w+_)?(?:state_dict|param_groups)['\"]")
 CHECKPOINT_FILE = re.compile(r"(?i)checkpoint\w*/|checkpoint\w*\.py$|serialization\.py$")
 FRAMEWORK_SOURCE = re.compile(r"aten/|c10/|torch/csrc|/torch/|tensorflow/|xla/")
 DATA_CODE = re.compile(
@@ -134,6 +137,16 @@ def _import_of_own_code(row: Signature, message: str, frames: Frames) -> Categor
     return Category.USER_CODE if row.id == "import_error" and EMPTY_MODEL.search(message) else None
 
 
+def _broken_at_import(row: Signature, message: str, frames: Frames) -> Category | None:
+    """A library that fails while it is imported does not fit its surroundings; whatever its own first lines raise."""
+    if row.id not in ("name_error", "value_error", "runtime_error", "any_exception") or not frames:
+        return None
+    file, function = frames[-1]
+    outer = frames[-2] if len(frames) > 1 and function[:1].isupper() else (file, function)
+    is_import = LIBRARY_FILE.search(file) and outer == (file, "<module>") and not ENTRY_FILE.search(file)
+    return Category.DEPENDENCY_ENV if is_import else None
+
+
 def _refused_by_configuration(row: Signature, message: str, frames: Frames) -> Category | None:
     """A check in argument or configuration code, or a message about an option, is configuration."""
     if row.id not in ("value_error", "runtime_error", "any_exception", "name_error") or row.id == "name_error":
@@ -155,9 +168,14 @@ def _input_that_cannot_be_read(row: Signature, message: str, frames: Frames) -> 
 
 def _raised_while_checkpointing(row: Signature, message: str, frames: Frames) -> Category | None:
     """A generic error raised by code that loads, saves or converts checkpoints is the checkpoint's."""
-    if row.id not in ("value_error", "runtime_error", "any_exception") or not frames:
+    if row.id not in ("value_error", "runtime_error", "any_exception"):
         return None
-    return Category.CHECKPOINT if CHECKPOINT_FILE.search(frames[-1][0]) else None
+    if CHECKPOINT_KEY.match(message):
+        return Category.CHECKPOINT
+    if not frames:
+        return None
+    file, function = frames[-1]
+    return Category.CHECKPOINT if CHECKPOINT_FILE.search(file) or STATE_LOADER.search(function) else None
 
 
 def _assertion_inside(row: Signature, message: str, frames: Frames) -> Category | None:
@@ -172,6 +190,7 @@ _REFINEMENTS: tuple[Callable[[Signature, str, Frames], Category | None], ...] = 
     _file_that_is_damaged,
     _service_outside,
     _import_of_own_code,
+    _broken_at_import,
     _refused_by_configuration,
     _input_that_cannot_be_read,
     _raised_while_checkpointing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -56,7 +57,13 @@ REQUESTS = frozenset(
 )
 """Rows of failed requests, which each layer of an HTTP client wraps again; the outermost names what was asked for."""
 UNMISTAKABLE_TIER = 2
+NAN_ROW = "nan_loss"
+"""What a progress line shows; an exception that speaks of NaN is read by its words."""
 MESSAGE_LINES_READ = 12
+CARRIED = re.compile(r"Caught \w+ in ")
+"""How PyTorch announces what a worker or replica raised."""
+LISTED = re.compile(r"\d+ root error\(s\) found\.")
+"""TensorFlow's exception line counts errors and lists them below."""
 
 
 def choose_cause(chain: Sequence[Traceback], rows: Sequence[Signature] = ()) -> Traceback:
@@ -75,7 +82,8 @@ def choose_cause(chain: Sequence[Traceback], rows: Sequence[Signature] = ()) -> 
         facts = [t for t in chain if (r := known[id(t)]) is not None and r.tier <= UNMISTAKABLE_TIER]
         cause = facts[0] if facts else cause
     if row is not None and row.id in REQUESTS:
-        cause = [t for t in chain if (r := known[id(t)]) is not None and (r.id in REQUESTS or not r.is_generic)][-1]
+        layers = [t for t in chain if (r := known[id(t)]) is not None and (r.id in REQUESTS or not r.is_generic)]
+        cause = next((t for t in reversed(layers) if not CARRIED.match(t.message)), cause)
     return cause
 
 
@@ -92,6 +100,8 @@ def telling_line(trace: Traceback) -> LogLine:
     assert trace.end is not None
     if trace.name in WRAPPERS:
         return next((line for line in trace.more[:MESSAGE_LINES_READ] if names_exception(line.body)), trace.end)
+    if trace.more and LISTED.search(trace.message):
+        return trace.more[0]
     return trace.end
 
 
@@ -107,7 +117,8 @@ def best_row(trace: Traceback, rows: Sequence[Signature]) -> Signature | None:
 
 
 def _most_specific(line: LogLine, rows: Sequence[Signature]) -> Signature | None:
-    failing = [row for row in matching_rows(line, rows) if not row.is_structural and row.role is not Role.NOISE]
+    matched = matching_rows(line, rows)
+    failing = [row for row in matched if not row.is_structural and row.role is not Role.NOISE and row.id != NAN_ROW]
     return min(failing, key=lambda r: r.tier, default=None)
 
 

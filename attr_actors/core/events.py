@@ -9,9 +9,9 @@ from functools import cached_property
 
 from attr_actors.core.attempts import shape
 from attr_actors.core.categories import Reading, read_exception
-from attr_actors.core.causes import best_row, choose_cause, telling_line
+from attr_actors.core.causes import NAN_ROW, best_row, choose_cause, telling_line
 from attr_actors.core.lines import LogLine
-from attr_actors.core.progress import NAN_LOSS
+from attr_actors.core.progress import shows_no_number
 from attr_actors.core.signatures.library import Role, Signature
 from attr_actors.core.tracebacks import Traceback, names_exception
 from attr_actors.models import Action, Category
@@ -26,10 +26,10 @@ CONDITIONAL = re.compile(
     r"|\bcan lead to|\bskipping\b|\bignor(?:ed|ing)\b|\bretry(?:ing)?\b|\bfall(?:ing)? ?back\b|\bwill (?:be|use"
     r"|not|try|default|start)\b|\bdefault(?:ing)? to\b|\bdisabled?\b"
 )
+GIVES_UP = re.compile(r"(?i)\b(?:stopping|ending|aborting|exiting|terminating) (?:the )?(?:training|run|program|job)\b")
+"""A warning that announces the end is no mere warning."""
 LEVEL_WORD = re.compile(r"(?:\b|_)(?:ERROR|FATAL|CRITICAL|Error|Fatal|error|fatal)\b|^E\d{3,4} |\[E ")
 FRAME_ECHO = re.compile(r"^frame #\d+: |^\s{2,}(?:raise|return|assert|self\.|if |for |with |try|except|import|from) ?|^\s*\^+\s*$")
-NAN_ROW = "nan_loss"
-"""Its regex is kept cheap for the scan: which value is no number is read here."""
 PEER_ROW = "connection_lost"
 PEER_CODE = re.compile(r"multiprocessing/(?:connection|managers|queues|resource_sharer|popen_\w+)\.py|multiprocessing/reductions\.py")
 
@@ -84,7 +84,7 @@ def line_event(line: LogLine, matched: Sequence[Signature]) -> Event | None:
     ):
         return None
     row = min((r for r in failing if r.role is not Role.NOISE), key=lambda r: r.tier, default=None)
-    if row is None or (row.id == NAN_ROW and not NAN_LOSS.search(line.body)):
+    if row is None or (row.id == NAN_ROW and not shows_no_number(line.body)):
         return None
     is_soft = row.role in (Role.PRIMARY, Role.GENERIC, Role.CONFIRMATION)
     warned = is_soft and (line.level in ("D", "I") or _only_mentions(line.body))
@@ -97,6 +97,8 @@ def line_event(line: LogLine, matched: Sequence[Signature]) -> Event | None:
 
 def _only_mentions(body: str) -> bool:
     """Tell whether a line warns, speaks of what could happen, or shows a value."""
+    if GIVES_UP.search(body):
+        return False
     if WARNING.search(body[:200]) or CONDITIONAL.search(body):
         return True
     return DUMP.match(body) is not None and not names_exception(body)
@@ -104,7 +106,7 @@ def _only_mentions(body: str) -> bool:
 
 def _states_a_failure(line: LogLine, row: Signature) -> bool:
     """Tell whether a line outside a traceback reports a failure, instead of mentioning a word."""
-    if line.level in ("I", "D", "W"):
+    if line.level in ("I", "D", "W") and not GIVES_UP.search(line.body):
         return False
     return row.tier <= 3 or bool(names_exception(line.body)) or bool(LEVEL_WORD.search(line.body[:160]))
 

@@ -13,17 +13,36 @@ STEP = re.compile(
     r"""(?ix)
     \b(?:iteration|iter|step|global_step|steps|itr|update)\b["']?[\s:=\#\[(|/]{0,8}(?P<step>\d[\d,]*)
     | \|\s*(?P<bar>\d+)/(?P<bar_total>\d+)\s\[
-    | \bepoch\b["']?[\s:=\#\[(|]{0,6}(?P<epoch>\d+)(?:\.\d+)?\]?[\s,]{0,3}(?:\[\s*(?P<batch>\d+)\s*/\s*\d+\])?
+    | ^\s*(?P<lead>\d+)/\d+\s{2,}
+    | \bepoch\b["']?[\s:=\#\[(|/]{0,6}(?P<epoch>\d+)(?:\.(?P<part>\d{1,6}))?\]?[\s,]{0,3}(?:\[\s*(?P<batch>\d+)\s*/\s*\d+\])?
     """
 )
+INSIDE_EPOCH = (
+    re.compile(r"""(?i)\b(?:iteration|iter|step|batch|itr|update)\b["']?[\s:=\#\[(|/]{0,8}(?P<count>\d+)"""),
+    re.compile(r"\|\s*(?P<count>\d+)/\d+\s\["),
+    re.compile(r"[\[:(]\s*(?P<count>\d+)\s?/\s?\d+\b"),
+)
+"""Where a line that names its epoch counts inside it, most telling first."""
 NAN_LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*(?:is|=|:|\||\s|->)\s*\[?(?:tensor\()?["']?-?(?:nan|inf)\b""")
 LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*[:=|]?\s*\[?(?:tensor\()?["']?-?\d""")
+NAN_GRADIENT = re.compile(r"""(?i)\bgrad(?:ient)?[_ ]?norm\w*["']?\s*[=:|]\s*["']?-?(?:nan|inf)\b""")
+NONZERO_LOSS = re.compile(r"""(?i)(?:\bloss|[_a-z]loss)\w*["']?\s*[:=|]?\s*\[?(?:tensor\()?["']?-?[\d.]*[1-9]""")
 SAVED_AT = re.compile(r"(?i)(?:iteration|iter|step|epoch|checkpoint-|global_step)[\s_:=-]*(\d+)")
 EPOCH = 1_000_000
 """An epoch's count leaves room for its batches."""
 EARLIER_STEPS = 300
 LATER_STEPS = 300
 ENDS_READ = 40
+
+
+def shows_no_number(body: str) -> bool:
+    """Tell whether a line shows a loss that is no number, or a gradient that is none beside no loss or a loss of zero."""
+    return NAN_LOSS.search(body) is not None or only_gradient_is_nan(body)
+
+
+def only_gradient_is_nan(body: str) -> bool:
+    """Tell whether a gradient norm is no number where no loss proves that the step was good; a good loss means a skipped step."""
+    return NAN_GRADIENT.search(body) is not None and NONZERO_LOSS.search(body) is None and NAN_LOSS.search(body) is None
 
 
 class Step:
@@ -46,7 +65,10 @@ class Step:
             return "step", int(groups["step"].replace(",", ""))
         if groups["bar"]:
             return "bar" + groups["bar_total"], int(groups["bar"])
-        return "epoch", int(groups["epoch"]) * EPOCH + int(groups["batch"] or 0)
+        inside = (m["count"] for pattern in INSIDE_EPOCH if (m := pattern.search(self.line.body, found.end())))
+        part = f"{groups['part']:0<6}" if groups["part"] else None
+        count = groups["batch"] or part or next(inside, "0")
+        return "epoch", int(groups["epoch"] or groups["lead"]) * EPOCH + int(count) % EPOCH
 
     @property
     def kind(self) -> str:
@@ -67,7 +89,7 @@ class Step:
     @cached_property
     def is_finite(self) -> bool:
         """Tell whether no shown loss is NaN or infinite."""
-        return NAN_LOSS.search(self.line.body) is None
+        return not shows_no_number(self.line.body)
 
     @cached_property
     def shows_loss(self) -> bool:

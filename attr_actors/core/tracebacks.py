@@ -19,7 +19,7 @@ BAR = re.compile(r"^\s*[|+](?:[-+]+ \d+ -+|-+)?\s?")
 """What an exception group draws in front of its members."""
 BOX = re.compile(r"^\s*[│╭╰┃┏┗]")
 EXCEPTION = re.compile(
-    r"^(?:[|+ ]*)(?P<type>(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*|[a-z_]\w*(?:error|exception|exit|timeout)|timeout"
+    r"^(?:[|+ ]*)(?P<type>(?:[A-Za-z_]\w*\.)*(?:_?[A-Z]\w*|[a-z_]\w*(?:error|exception|exit|timeout)|timeout"
     r"|error|gaierror|herror)(?:\([\w.]+\))?)(?:: ?(?P<message>.*)|\s*)$"
 )
 ERROR_NAME = re.compile(
@@ -186,13 +186,13 @@ class TracebackReader:
 def _is_exception(found: re.Match[str]) -> bool:
     """Tell an exception line from a print that happens to start with a capital word."""
     name, message = found["type"], found["message"]
-    return bool(ERROR_NAME.search(name)) or "." in name or (message is None or message == "") or name[0].isupper()
+    return bool(ERROR_NAME.search(name)) or "." in name or (message is None or message == "") or name.lstrip("_")[:1].isupper()
 
 
 def names_exception(text: str) -> bool:
     """Tell whether a line begins with an exception's name, as the last line of a traceback does."""
     found = EXCEPTION.match(text)
-    return found is not None and (bool(ERROR_NAME.search(found["type"])) or "." in found["type"])
+    return found is not None and found["type"] != "Failures" and (bool(ERROR_NAME.search(found["type"])) or "." in found["type"])
 
 
 def read_tracebacks(lines: Sequence[LogLine]) -> TracebackReader:

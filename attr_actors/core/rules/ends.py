@@ -13,6 +13,7 @@ from attr_actors.models import Action, Category
 FAILED_EXIT = frozenset({"launch_return", "elastic_summary", "srun_exit"})
 STEPS_AFTER_DONE_MAX = 3
 ECHO_DONE = "done_said"
+HEADER_ROW = "traceback"
 
 
 def success_ends_it(evidence: Evidence) -> Verdict | None:
@@ -58,6 +59,22 @@ def teardown_only(evidence: Evidence) -> Verdict | None:
     verdict.action = Action.RESTART
     verdict.category = Category.SCHEDULER if event.row.id == "sigterm" else Category.UNKNOWN
     return verdict
+
+
+def traceback_without_end(evidence: Evidence) -> Verdict | None:
+    """A traceback whose last line is missing or of no known shape still ended something, unless the run went on behind it."""
+    closed = {t.header.index for t in evidence.tracebacks}
+    heads = [
+        line
+        for line in evidence.lines[evidence.first : evidence.last]
+        if line.index not in closed and any(evidence.rows[r].id == HEADER_ROW for r in line.piece.rows)
+    ]
+    if not heads or evidence.dones or clearing.ordinary_lines_after(heads[-1], evidence) >= clearing.SURVIVED_LINES:
+        return None
+    if any(s.line.index > heads[-1].index for s in evidence.steps):
+        return None
+    sentence = "A traceback ends the log without saying what was raised."
+    return Verdict("traceback_without_end", Action.RESTART, Category.UNKNOWN, "unknown", sentence, [heads[-1]], None, None, [], 0.3)
 
 
 def nothing_failed(evidence: Evidence) -> Verdict:

@@ -6,11 +6,11 @@ import re
 
 from attr_actors.core.events import Event
 from attr_actors.core.evidence import Evidence
-from attr_actors.core.progress import nan_until_the_end
+from attr_actors.core.progress import nan_until_the_end, only_gradient_is_nan
 from attr_actors.core.rules import clearing, selection
 from attr_actors.core.signatures.library import Role
 from attr_actors.core.verdicts import Verdict, verdict_of
-from attr_actors.models import Suspect
+from attr_actors.models import Category, Suspect
 
 LATE_HARDWARE_S = 600.0
 FOREIGN_CLOCK_S = 30 * 86_400.0
@@ -60,8 +60,11 @@ def node_failure_wins(evidence: Evidence) -> Verdict | None:
 def loss_is_no_number(evidence: Evidence) -> Verdict | None:
     """A loss that stays NaN to the end makes the run useless, even where it finishes or raises something later."""
     events = [e for e in evidence.events if e.row.id == selection.NAN and not clearing.progress_clears(e, evidence)]
-    if not events or not nan_until_the_end(evidence.steps) or (evidence.dones and len(events) < NAN_LINES_MIN):
+    is_lasting = nan_until_the_end(evidence.steps) or len(events) >= NAN_LINES_MIN
+    if not events or not is_lasting or (evidence.dones and len(events) < NAN_LINES_MIN):
         return None
-    if any(e.index < events[0].index for e in selection.standing_primaries(evidence)):
-        return None
+    if len(events) < NAN_LINES_MIN and only_gradient_is_nan(events[0].line.body):
+        return None  # A few skipped steps are part of mixed precision.
+    if any(e.index < events[0].index or e.category is Category.NUMERICAL for e in selection.standing_primaries(evidence)):
+        return None  # What came first is the cause, and what the program says of its own check is the better word.
     return verdict_of("loss_is_no_number", events[0], "The loss became NaN or infinite and stayed so.", 0.7)

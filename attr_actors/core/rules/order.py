@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from attr_actors.core.evidence import Evidence
 from attr_actors.core.rules.communication import collective_failed, helper_process_lost
-from attr_actors.core.rules.ends import success_ends_it, teardown_only
+from attr_actors.core.rules.ends import success_ends_it, teardown_only, traceback_without_end
 from attr_actors.core.rules.facts import hardware_fact_wins, loss_is_no_number, node_failure_wins
 from attr_actors.core.rules.first_error import first_error_is_the_root
 from attr_actors.core.rules.scheduling import (
@@ -39,4 +39,5 @@ RULES: tuple[Rule, ...] = (
     helper_process_lost,
     cancelled,
     teardown_only,
+    traceback_without_end,
 )
