@@ -8,10 +8,12 @@ from attr_actors.core.events import Event
 from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
 from attr_actors.core.rules import selection
+from attr_actors.core.signatures.library import Role
 from attr_actors.core.verdicts import Verdict, sentence_of, verdict_of
 
 FIRST_FAILURE_RANK = re.compile(r"^\s*rank\s*: (\d+) \(local_rank: \d+\)")
 SPECIFIC_WITHIN_LINES = 15
+KILLED_WORKER = "dataloader_killed"
 TELLING_TIER_MAX = 3
 TELLING_WITHIN_LINES = 400
 NATIVE_FAMILIES = frozenset({"communication", "cuda program", "gpu hardware", "memory"})
@@ -25,7 +27,7 @@ def first_error_is_the_root(evidence: Evidence) -> Verdict | None:
         return None
     named = first_failed_rank(evidence)
     first = next((e for e in candidates if named is not None and e.line.rank == named and e.trace is not None), candidates[0])
-    event = more_specific(raised_after_logged(first, candidates), candidates)
+    event = killer_of_the_worker(more_specific(raised_after_logged(first, candidates), candidates), candidates)
     verdict = verdict_of("first_error_is_the_root", event, sentence_of(event), 0.6 if event.is_generic else 0.85)
     verdict.roots = [first_telling(event, evidence), *verdict.roots]
     return verdict
@@ -37,6 +39,13 @@ def raised_after_logged(first: Event, candidates: list[Event]) -> Event:
         return first
     near = [e for e in candidates if e.trace is not None and e.row is first.row and e.line.rank == first.line.rank]
     return next((e for e in near if 0 < e.line.number - first.line.number <= TELLING_WITHIN_LINES), first)
+
+
+def killer_of_the_worker(first: Event, candidates: list[Event]) -> Event:
+    """A worker that was killed is explained by the memory fact that names the killer; it is printed later and proves the cause."""
+    if first.row.id != KILLED_WORKER:
+        return first
+    return next((e for e in candidates if e.role is Role.CONFIRMATION and e.category is first.category), first)
 
 
 def first_failed_rank(evidence: Evidence) -> int | None:
