@@ -17,7 +17,7 @@ REPO = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The directory of design documents, labelled logs and real backends; tests that need it are skipped without it."""
-    place = Path(os.environ.get("ATTR_ACTORS_SHARED", REPO.parent / "shared"))
+    place = Path(os.environ.get("ATTR_ACTORS_SHARED", REPO.parent / "shared")).resolve()
     if not place.is_dir():
         pytest.skip(f"needs the shared directory, and there is none at {place} (set ATTR_ACTORS_SHARED)")
     return place
