@@ -135,9 +135,9 @@ class Allowances:
             await self._restored()
 
     def _fill(self, account: Account) -> asyncio.Task[None]:
-        if account.filling is None:
+        # A done task must not be waited for again: that never yields, so a loop around it would stop the whole event loop.
+        if account.filling is None or account.filling.done():
             account.filling = asyncio.create_task(self._lease(account))
-            account.filling.add_done_callback(lambda _: setattr(account, "filling", None))
         return account.filling
 
     async def _lease(self, account: Account) -> None:
@@ -163,9 +163,8 @@ class Allowances:
         return Lease(granted=granted, remaining=0, ends_at=ends_at if granted else now + 1, incarnation=self._incarnation)
 
     def _restored(self) -> asyncio.Task[None]:
-        if self._restoring is None:
+        if self._restoring is None or self._restoring.done():
             self._restoring = asyncio.create_task(self._restore())
-            self._restoring.add_done_callback(lambda _: setattr(self, "_restoring", None))
         return self._restoring
 
     async def _restore(self) -> None:

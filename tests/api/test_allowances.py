@@ -156,3 +156,37 @@ def test_a_refund_lets_one_more_request_through(settings: Settings) -> None:
         await replica.charge(account)
 
     asyncio.run(trial())
+
+
+class SlowLink(Link):
+    """A limiter whose answers come when they are let through."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.gate: asyncio.Future[None] | None = None
+
+    async def _hop(self) -> Limiter:
+        if self.gate is not None:
+            await self.gate
+        return self._limiter
+
+
+@pytest.mark.timeout(10)
+def test_requests_that_come_as_a_lease_ends_do_not_stop_the_loop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        settings = Settings.load(allowed_root=str(tmp_path), rate_limit_analyze="8/hour")
+        link = SlowLink(settings)
+        replica = Allowances(settings, link, Counter())  # type: ignore[arg-type]
+
+        def ask() -> asyncio.Task[None]:
+            return asyncio.create_task(replica.charge(replica.account("analyze", "ann")))
+
+        await ask()
+        await asyncio.sleep(0.01)  # The next request's lease is here.
+        link.gate = asyncio.get_running_loop().create_future()
+        await ask()  # Takes it; the lease after it waits at the gate.
+        await asyncio.sleep(0)
+        link.gate.set_result(None)
+        await asyncio.gather(*(ask() for _ in range(3)))  # The first takes what the lease brought; the next finds a lease that is done.
+
+    asyncio.run(scenario())
