@@ -162,12 +162,13 @@ def test_a_row_counted_long_enough_is_passed_over_but_what_may_be_kept_of_it_is_
 
 @pytest.mark.parametrize("chunk", [blocks.CHUNK_BYTES, 100_003, 40_009])
 def test_an_endless_line_among_others_is_read_in_parts_like_any(database: Database, chunk: int) -> None:
-    endless = b"".join(b"%s number %d and more; " % (LINES[1 + n % 2], n) for n in range(1_000))
-    data = (LINES[1] + b"\n") * 500 + endless + b"\n" + LINES[5] + b"\n" + endless + b"\r" + LINES[4] + b"\n"
+    endless = b"".join(b"%s number %d and more; " % (LINES[1 + n % 2], n) for n in range(600))
+    data = (LINES[1] + b"\n") * 100 + endless + b"\n" + LINES[5] + b"\n" + endless + b"\r" + LINES[4] + b"\n"
     found = scan(data, database, chunk)
+    if chunk == blocks.CHUNK_BYTES:
+        assert found.counts == slow_counts(data, database)
+        assert_true(found, data)
     assert found == scan(data, database)
-    assert found.counts == slow_counts(data, database)
-    assert_true(found, data)
 
 
 def test_ten_thousand_equal_lines_are_counted_honestly_and_kept_few(database: Database) -> None:
