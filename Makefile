@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP = $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint deploy/constraints.txt
 FAST := tests/core tests/adapters tests/actors tests/api tests/simulation tests/tools
 
+unexport PYTHONDONTWRITEBYTECODE # Else every process of the tests compiles everything anew.
+
 .PHONY: run install check test test-ray test-long bench clean
 
 install: $(VENV)/run-ready

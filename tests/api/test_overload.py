@@ -17,7 +17,7 @@ from attr_actors.settings import Settings
 from serve_app.door import Door
 from tests.api.conftest import OOM_LOG
 
-STORM = int(os.environ.get("ATTR_ACTORS_STORM", "300"))
+STORM = int(os.environ.get("ATTR_ACTORS_STORM", "200"))
 """Distinct cold paths asked for at once; raise it for a longer trial."""
 
 

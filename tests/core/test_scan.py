@@ -107,18 +107,18 @@ def test_arbitrary_bytes_never_raise(database: Database, data: bytes) -> None:
 def flood(kind: str, first: int = 0) -> bytes:
     steps = b" iteration %d/ 99999 | lm loss: 2.0E+00 | elapsed time per iteration (ms): 5.0 |\n"
     if kind == "equal":
-        return LINES[1] + b"\n" + (LINES[2] + b"\n") * 9_000 + LINES[1] + b"\n"
+        return LINES[1] + b"\n" + (LINES[2] + b"\n") * 4_000 + LINES[1] + b"\n"
     if kind == "numbered":
-        return b"".join(b"[rank%d]: NVRM: Xid (PCI:0): %d, RuntimeError: NCCL error: %d\n" % (n % 8, 60 + n % 20, n) for n in range(7_000))
+        return b"".join(b"[rank%d]: NVRM: Xid (PCI:0): %d, RuntimeError: NCCL error: %d\n" % (n % 8, 60 + n % 20, n) for n in range(4_000))
     if kind == "different":
         return b"".join(
             b"%s NCCL error: unhandled system error\n"
             % os.urandom(0).join([b"%x" % (n * 7919 * 104729)]).translate(bytes.maketrans(b"0123456789", b"ghijklmnop"))
-            for n in range(first, first + 7_000)
+            for n in range(first, first + 5_000)
         )
     if kind == "with steps":
         return b"".join(steps % n + (LINES[1] + b"\n") * (n % 3) for n in range(4_000))
-    return b"".join(b"%d%%|##|\r" % (n % 100) + LINES[1] + (b"\n" if n % 3 else b"\r") for n in range(7_000)) + b"\n"
+    return b"".join(b"%d%%|##|\r" % (n % 100) + LINES[1] + (b"\n" if n % 3 else b"\r") for n in range(4_000)) + b"\n"
 
 
 @pytest.mark.parametrize("kind", ["equal", "numbered", "different", "with steps", "bars"])
@@ -148,7 +148,7 @@ def test_a_full_memory_of_lines_is_begun_anew_and_changes_nothing(
 def test_a_row_counted_long_enough_is_passed_over_but_what_may_be_kept_of_it_is_found(
     database: Database, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    seven = [flood("different", 7_000 * n) for n in range(10)]
+    seven = [flood("different", 5_000 * n) for n in range(10)]
     data = b"\n".join([b"start", *seven[:4], LINES[2], *seven[4:8], LINES[0], *seven[8:], LINES[4], b""])
     whole = scan(data, database)
     monkeypatch.setattr(keeping, "COUNT_MAX", 500)
@@ -233,7 +233,7 @@ def test_a_cut_gzip_file_gives_what_is_there_and_says_so(database: Database) -> 
 
 
 def test_a_cut_zstd_file_gives_what_is_there_and_says_so(database: Database) -> None:
-    data = b"".join(b"%d %s\n" % (n, LINES[n % 5]) for n in range(200_000))
+    data = b"".join(b"%d %s\n" % (n, LINES[n % 5]) for n in range(80_000))
     packed = zstandard.ZstdCompressor().compress(data)
     found = scan(packed[: len(packed) // 2], database)
     assert found.partial == "the zstd file ends in the middle"
