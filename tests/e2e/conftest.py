@@ -112,7 +112,8 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service for all tests of this layer."""
-    running = start_service(tmp_path_factory.mktemp("service"))
+    limits = {"NVRX_ATTRSVC_RATE_LIMIT_ANALYZE": "100000/minute", "NVRX_ATTRSVC_RATE_LIMIT_SUBMIT": "100000/minute"}
+    running = start_service(tmp_path_factory.mktemp("service"), **limits)
     yield running
     if running.process.poll() is None:
         stop_service(running)
