@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,7 +166,7 @@ def test_the_short_way_and_fastapi_answer_alike(api: Api, body: str | bytes, kin
     headers = {"content-type": kind} if kind else {}
     short = api.client.post("/logs", content=sent, headers=headers)
     with_fastapi = TestClient(api.door.api, raise_server_exceptions=False).post("/logs", content=sent, headers=headers)
-    assert (short.status_code, short.content) == (with_fastapi.status_code, with_fastapi.content)
+    assert (short.status_code, _settled(short.content)) == (with_fastapi.status_code, _settled(with_fastapi.content))
     assert short.headers["content-type"] == with_fastapi.headers["content-type"]
 
 
@@ -214,3 +215,8 @@ def test_the_log_of_requests_names_the_path_and_the_job(api: Api, caplog: pytest
     api.client.post("/logs", json={"log_path": api.write("a.log"), "job_id": "7"})
     [record] = [r for r in caplog.records if r.getMessage() == "submit 200"]
     assert (record.log_path, record.job) == (str(api.root / "a.log"), "7")  # type: ignore[attr-defined]
+
+
+def _settled(body: bytes) -> bytes:
+    """Leave out how far the analysis in the background is: it goes on between two requests."""
+    return re.sub(rb'"files_analyzed":\d+', b"", body)
