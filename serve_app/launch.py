@@ -81,9 +81,16 @@ def prepare_environment(nbthread: int = 1) -> None:
         # Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
         # The other lines are options of their own in HAProxy's section of defaults, for which Ray has no switch: without the
         # first every client would have the ingress's address; without the second HAProxy tells a Python process of every request;
-        # without the third a client that never ends its headers keeps its connection for ever.
+        # without the third a client that never ends its headers keeps its connection for ever; without the fourth a reload of
+        # HAProxy, as after the loss of a replica, may close a connection on which a client is just sending its next request.
         "RAY_SERVE_HAPROXY_RETRY_ON": "\n    ".join(
-            ["conn-failure empty-response", "option forwardfor", "option dontlog-normal", "timeout http-request 30s"]
+            [
+                "conn-failure empty-response",
+                "option forwardfor",
+                "option dontlog-normal",
+                "timeout http-request 30s",
+                "option idle-close-on-response",
+            ]
         ),
         "FORWARDED_ALLOW_IPS": "none",  # The service reads X-Forwarded-For itself, with its own idea of whom to trust.
         "RAY_SERVE_HAPROXY_RETRIES": "5",
