@@ -15,10 +15,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from attr_actors.settings import Settings
+from serve_app.bodies import BODY_BYTES_MAX
 from serve_app.service import AttributionService
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-BODY_BYTES_MAX = 1 << 20
 
 
 def add_mcp(api: FastAPI, settings: Settings, service: AttributionService) -> None:

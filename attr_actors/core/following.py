@@ -1,6 +1,7 @@
 """Follows a log that is being written: each go reads what was appended, and the end costs only the tail.
 
-Hold in mind: the result is the one that a single scan of the finished file gives, or none: whenever the file is not the
+Hold in mind: the result is the one that a single scan of the finished file gives (but for how far floods of 100,000 different
+lines are counted, which the size of the reads may decide), or none: whenever the file is not the
 one that was read before, or cannot be read from the middle (compressed, UTF-16), the caller scans it from the start.
 """
 

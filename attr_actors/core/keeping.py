@@ -2,7 +2,7 @@
 
 Hold in mind: what is kept depends on the text alone, never on the size of the reads. Per segment and row: the first and the last
 hits, and the first ones of the last bursts (a burst ends when a step is completed), because the line that ended a run may be the
-start of its second flood. Every count is of all matching lines.
+start of its second flood. Every count is of all matching lines, unless the row is muted: then it is ``COUNT_MAX``, the least.
 """
 
 from __future__ import annotations

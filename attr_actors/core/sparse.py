@@ -49,7 +49,7 @@ class Segment(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """What one reading of a file found. ``counts`` are matching lines per row in the whole file."""
+    """What one reading of a file found. ``counts`` are lines per row in the whole file, of a muted row those that were found."""
 
     pieces: list[Piece]
     counts: dict[int, int]
