@@ -65,7 +65,7 @@ class Call(Generic[T]):
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of httpx's ``request``; what is None is left out."""
         given = {"params": {k: v for k, v in self.params.items() if v is not None}, "timeout": self.timeout_s}
-        return given | ({"json": self.body.model_dump(mode="json")} if self.body else {})
+        return given | ({"json": self.body.model_dump(mode="json", exclude_none=True)} if self.body else {})
 
 
 class Calls:

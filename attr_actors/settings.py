@@ -73,6 +73,9 @@ class Settings(BaseSettings):
     cache_grace_period_seconds: float = Field(600, ge=0, description="An answer younger than this is served without a stat of its log, s.")
     entry_age_max_s: float = Field(14 * 86400, gt=0, description="Answers whose log is older than this are evicted, s.")
     ledger_lock_wait_s: float = Field(10, ge=0, description="How long a starting ledger waits for the one before it to be gone, s.")
+    ledger_take_over: bool = Field(
+        False, description="Ask a service that has the ledger to hand it over; for a new cluster that replaces an old one."
+    )
 
     # Rate limits, per client and shared by all replicas: "N/second|minute|hour|day".
     rate_limit_submit: str = Field("1200/minute", description="POST /logs.")

@@ -20,12 +20,14 @@ export RAY_SERVE_THROUGHPUT_OPTIMIZED="${RAY_SERVE_THROUGHPUT_OPTIMIZED:-1}"
 export RAY_SERVE_HAPROXY_NBTHREAD="${RAY_SERVE_HAPROXY_NBTHREAD:-1}"
 # Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
 # The other lines are options of their own in HAProxy's defaults, for which Ray has no switch: the client's address, no line
-# per request to a Python process, an end for clients that never end their headers, and none for idle connections at a reload.
+# per request to a Python process, an end for clients that never end their headers, none for idle connections at a reload,
+# and POSTs that can be sent again although their body came after their headers.
 export RAY_SERVE_HAPROXY_RETRY_ON="${RAY_SERVE_HAPROXY_RETRY_ON:-conn-failure empty-response
     option forwardfor
     option dontlog-normal
     timeout http-request 30s
-    option idle-close-on-response}"
+    option idle-close-on-response
+    option http-buffer-request}"
 export FORWARDED_ALLOW_IPS="${FORWARDED_ALLOW_IPS:-none}"
 export RAY_SERVE_HAPROXY_RETRIES="${RAY_SERVE_HAPROXY_RETRIES:-5}"
 export RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="${RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S:-2}"

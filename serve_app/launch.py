@@ -82,7 +82,8 @@ def prepare_environment(nbthread: int = 1) -> None:
         # The other lines are options of their own in HAProxy's section of defaults, for which Ray has no switch: without the
         # first every client would have the ingress's address; without the second HAProxy tells a Python process of every request;
         # without the third a client that never ends its headers keeps its connection for ever; without the fourth a reload of
-        # HAProxy, as after the loss of a replica, may close a connection on which a client is just sending its next request.
+        # HAProxy, as after the loss of a replica, may close a connection on which a client is just sending its next request;
+        # without the fifth HAProxy cannot send a POST again whose body came after its headers, and breaks its connection instead.
         "RAY_SERVE_HAPROXY_RETRY_ON": "\n    ".join(
             [
                 "conn-failure empty-response",
@@ -90,6 +91,7 @@ def prepare_environment(nbthread: int = 1) -> None:
                 "option dontlog-normal",
                 "timeout http-request 30s",
                 "option idle-close-on-response",
+                "option http-buffer-request",
             ]
         ),
         "FORWARDED_ALLOW_IPS": "none",  # The service reads X-Forwarded-For itself, with its own idea of whom to trust.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import time
 from collections import Counter
@@ -14,6 +16,13 @@ from attr_actors.adapters.ledger_upkeep import finish_import
 from attr_actors.errors import LedgerFault
 from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats, StoredReply
 from attr_actors.settings import Settings
+
+LOOK_EVERY_S = 0.2
+"""How often a ledger that is asked something looks whether a successor wants its file: a stat."""
+AWAY_S = 10.0
+"""So long a ledger that handed its file over leaves it alone; if the successor has died by then, it takes it back."""
+
+logger = logging.getLogger("attr_actors.ledger")
 
 
 class Ledger:
@@ -35,6 +44,7 @@ class Ledger:
         self._counts: Counter[str] = Counter()
         self._sinks = settings.sink_names
         self._opened: LedgerDb | None = None
+        self._looked_at = self._handed_over_at = -math.inf
         with contextlib.suppress(LedgerFault):
             self._open(settings.ledger_lock_wait_s)
 
@@ -110,11 +120,25 @@ class Ledger:
 
     @property
     def _db(self) -> LedgerDb:
+        now = self._clock()
+        if self._opened and not 0 <= now - self._looked_at < LOOK_EVERY_S:
+            self._looked_at = now
+            if self._opened.file.is_wanted():
+                self._hand_over(now)
+        if 0 <= now - self._handed_over_at < AWAY_S:
+            raise LedgerFault("another service has taken the ledger over; this one answers from memory until it ends")
         return self._opened or self._open(0.0)
+
+    def _hand_over(self, now: float) -> None:
+        logger.warning("the ledger '%s' is handed over to another service, which asked for it", self._settings.ledger_file)
+        self._handed_over_at = now
+        self.close()
+        self._opened = None
 
     def _open(self, lock_wait_s: float) -> LedgerDb:
         settings = self._settings
-        db = LedgerDb(settings.ledger_file, lock_wait_s)
+        take_over = settings.ledger_take_over and self._handed_over_at == -math.inf  # Never back from the successor.
+        db = LedgerDb(settings.ledger_file, lock_wait_s, take_over)
         try:
             imported = finish_import(db, settings.allowed_root, self._clock(), settings.entry_age_max_s)
         except LedgerFault:

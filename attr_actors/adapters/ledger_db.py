@@ -38,9 +38,9 @@ DELETE FROM analyses WHERE id IN (
 class LedgerDb:
     """One open ledger file and the right to write it."""
 
-    def __init__(self, path: str, lock_wait_s: float = 0.0) -> None:
-        """Open or make the file. Raises LedgerFault if it is foreign, newer, in use, or cannot be made."""
-        self.file = LedgerFile(path, lock_wait_s)
+    def __init__(self, path: str, lock_wait_s: float = 0.0, take_over: bool = False) -> None:
+        """Open or make the file, or ask its owner for it. Raises LedgerFault if it is foreign, newer, in use, or cannot be made."""
+        self.file = LedgerFile(path, lock_wait_s, take_over)
         self._swept_at = 0.0
         self._swept_id = 0
 

@@ -29,13 +29,16 @@ PARTS = ("-wal", "-shm", "")
 class LedgerFile:
     """One open ledger and the right to write it. ``issues`` is what an operator must mend, by kind."""
 
-    def __init__(self, path: str, lock_wait_s: float) -> None:
-        """Open or make the file. Raises LedgerFault if it is foreign, of another schema, in use, or cannot be made."""
+    def __init__(self, path: str, lock_wait_s: float, take_over: bool = False) -> None:
+        """Open or make the file. Raises LedgerFault if it is foreign, of another schema, in use, or cannot be made.
+
+        ``take_over``: ask a ledger that has the file for it.
+        """
         self.path = path
         self.issues: dict[str, str] = {}
         try:
             os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-            self._lock = WriterLock(path + ".lock", lock_wait_s)
+            self._lock = WriterLock(path + ".lock", lock_wait_s, take_over)
         except OSError as exc:
             raise LedgerFault(f"cannot open the ledger '{path}': {exc.strerror}") from None
         try:
@@ -49,6 +52,10 @@ class LedgerFile:
     def import_path(self) -> str:
         """Where the predecessor's file waits for its import, if there was one under our name."""
         return self.path + ".importing"
+
+    def is_wanted(self) -> bool:
+        """Tell whether a successor asks for the file."""
+        return self._lock.is_wanted()
 
     def close(self) -> None:
         """Close the file; the write-ahead log is folded in."""

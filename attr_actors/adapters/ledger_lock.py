@@ -1,7 +1,8 @@
 """The right to write the ledger: a lock that ends with its process, and a token that ends with its successor.
 
 Hold in mind: the lock keeps a second writer out; the token stops a first one whose lock was lost without its knowing
-(a partition on a shared file system). A writer whose token is gone never writes again.
+(a partition on a shared file system). A writer whose token is gone never writes again. A successor that may take over
+asks for the lock by touching a file beside it, and the owner gives it back between two calls.
 """
 
 from __future__ import annotations
@@ -13,21 +14,28 @@ import os
 import socket
 import time
 import uuid
+from pathlib import Path
 
 from attr_actors.errors import LedgerFault
+
+REQUEST_AGE_MAX_S = 5.0
+"""A request for the lock that was not renewed for so long is of a process that is gone."""
 
 
 class WriterLock:
     """The lock file beside the ledger: held by flock, and holding the token of the newest owner."""
 
-    def __init__(self, path: str, wait_s: float) -> None:
-        """Take the lock, waiting for a dying owner. Raises LedgerFault naming the owner, or OSError."""
+    def __init__(self, path: str, wait_s: float, take_over: bool = False) -> None:
+        """Take the lock, waiting for a dying owner, or asking a living one for it. Raises LedgerFault naming the owner, or OSError."""
         self.path = path
+        self._request = path + ".wanted"
+        self._take_over = take_over
         self._signature = json.dumps({"token": uuid.uuid4().hex, "pid": os.getpid(), "host": socket.gethostname()}).encode()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._wait(wait_s)
             self._sign()
+            self._forget_request()
         except BaseException:
             self.release()
             raise
@@ -37,6 +45,13 @@ class WriterLock:
         if self._read() != self._signature:
             raise LedgerFault(f"another process took over the ledger '{self.path}'; this one writes no more")
 
+    def is_wanted(self) -> bool:
+        """Tell whether a successor asks for the lock."""
+        try:
+            return time.time() - os.stat(self._request).st_mtime < REQUEST_AGE_MAX_S
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Give the lock back."""
         with contextlib.suppress(OSError):
@@ -45,6 +60,8 @@ class WriterLock:
     def _wait(self, wait_s: float) -> None:
         deadline = time.monotonic() + wait_s
         while not self._try():
+            if self._take_over:
+                Path(self._request).touch(0o600)
             if time.monotonic() >= deadline:
                 owner = _parse(self._read())
                 raise LedgerFault(f"the ledger is in use by process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}")
@@ -56,6 +73,10 @@ class WriterLock:
         except BlockingIOError:
             return False
         return True
+
+    def _forget_request(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._request)
 
     def _sign(self) -> None:
         os.pwrite(self._fd, self._signature, 0)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
 
-from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.ledger import AWAY_S, LOOK_EVERY_S, Ledger
+from attr_actors.adapters.ledger_lock import REQUEST_AGE_MAX_S
 from attr_actors.errors import LedgerFault
 from attr_actors.handles import LedgerHandle
 from tests.answers import analysis, attribution, recording
@@ -90,6 +93,52 @@ def test_second_ledger_says_why_it_has_no_file_and_takes_over_when_the_first_is_
     assert second.lookup("/logs/a.log") == analysis()
     assert second.health().issues == ()
     second.close()
+
+
+def test_a_successor_that_may_take_over_gets_the_file_between_two_calls(tmp_path: Path) -> None:
+    now = time.time()
+    first = Ledger(settings(tmp_path), lambda: now)
+    first.record((recording(),))
+    second = Ledger(settings(tmp_path, ledger_lock_wait_s=0, ledger_take_over=True))
+    now += LOOK_EVERY_S
+    with pytest.raises(LedgerFault, match="taken the ledger over"):
+        first.record((recording("/late.log"),))
+    assert second.lookup("/logs/a.log") == analysis()
+    assert second.lookup("/late.log") is None
+    second.close()
+
+
+def test_a_ledger_that_was_taken_over_never_asks_for_the_file_but_takes_it_when_it_is_free(tmp_path: Path) -> None:
+    now = time.time()
+    first = Ledger(settings(tmp_path, ledger_take_over=True), lambda: now)
+    second = Ledger(settings(tmp_path, ledger_lock_wait_s=0, ledger_take_over=True))
+    with pytest.raises(LedgerFault, match="taken the ledger over"):
+        first.stats()
+    second.record((recording(),))
+    now += AWAY_S
+    with pytest.raises(LedgerFault, match="in use by process"):
+        first.stats()
+    second.record((recording("/b.log"),))  # Nobody asked for it.
+    second.close()
+    assert first.lookup("/b.log")
+    first.close()
+
+
+def test_a_request_of_a_process_that_is_gone_moves_nothing(tmp_path: Path) -> None:
+    first = Ledger(settings(tmp_path))
+    wanted = tmp_path / "ledger.db.lock.wanted"
+    wanted.touch()
+    os.utime(wanted, (time.time() - REQUEST_AGE_MAX_S,) * 2)
+    assert first.health().issues == ()
+    first.close()
+
+
+def test_a_second_service_by_mistake_takes_nothing(tmp_path: Path) -> None:
+    first, second = Ledger(settings(tmp_path)), Ledger(settings(tmp_path, ledger_lock_wait_s=0))
+    with pytest.raises(LedgerFault, match="in use by process"):
+        second.stats()
+    first.record((recording(),))
+    first.close()
 
 
 def test_ledger_of_an_unknown_schema_refuses_every_call(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_job_is_announced_when_it_runs_and_answered_when_it_ended(
     monitor = make()
     slurm.known, slurm.outputs = [job(7, Phase.RUNNING)], {"7": "/w/%j.out"}
     assert monitor.look()
-    assert [(p["analysis_intent"], p["log_path"]) for p in twin.posts] == [("track_only", "/w/7.out")]
+    assert twin.posts == [{"log_path": "/w/7.out", "user": "ada", "job_id": "7", "analysis_intent": "track_only"}]
     slurm.known, slurm.ended = [], [job(7, exit_code="1:0")]
     assert monitor.look()
     assert (twin.terminal(), twin.gets) == (["7"], ["/w/7.out"])

@@ -6,15 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
-import time
-from collections import Counter
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.test_serve_configs import load, ready, result_id, until, write
+from tests.e2e.steady_load import DOCUMENTED, Load
+from tests.e2e.test_serve_configs import load, ready, result_id, until
 from tests.ray_nodes import RayNodes, free_port
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -29,38 +27,6 @@ def release(place: Path, version: str) -> str:
     init = tree / "attr_actors/__init__.py"
     init.write_text(re.sub(r'__version__ = "[^"]+"', f'__version__ = "{version}"', init.read_text()))
     return "file://" + shutil.make_archive(str(tree), "zip", tree)
-
-
-class Load(threading.Thread):
-    """Posts new logs and asks for old ones until told to stop; counts what was answered and how."""
-
-    def __init__(self, url: str, place: Path) -> None:
-        super().__init__(daemon=True)
-        self._url, self._place = url, place
-        self.acknowledged: dict[str, str] = {}
-        self.outcomes: Counter[str] = Counter()
-        self.stopped = threading.Event()
-
-    def run(self) -> None:
-        number = 1000
-        with httpx.Client(base_url=self._url, timeout=40) as client:
-            while not self.stopped.is_set():
-                number += 1
-                log = write(self._place, number)
-                self.count(lambda log=log: client.post("/logs", json={"log_path": log, "analysis_intent": "terminal"}), "POST")
-                reply = self.count(lambda log=log: client.get("/logs", params={"log_path": log}), "GET")
-                if reply is not None and reply.status_code == 200 and reply.json()["status"] == "completed":
-                    self.acknowledged[log] = reply.json()["result"]["result_id"]
-                time.sleep(0.02)
-
-    def count(self, request: object, kind: str) -> httpx.Response | None:
-        try:
-            reply: httpx.Response = request()  # type: ignore[operator]
-        except httpx.HTTPError as exc:
-            self.outcomes[f"{kind} {type(exc).__name__}"] += 1
-            return None
-        self.outcomes[f"{kind} {reply.status_code}"] += 1
-        return reply
 
 
 def test_a_new_release_is_rolled_out_under_load_without_losing_an_answer(tmp_path: Path) -> None:
@@ -94,13 +60,11 @@ def test_a_new_release_is_rolled_out_under_load_without_losing_an_answer(tmp_pat
             took_s = until(all_new, "the new release", 150)
             at_the_switch = len(running.acknowledged)
             until(lambda: len(running.acknowledged) >= at_the_switch + 20, "load on the new release", 60)
-            running.stopped.set()
-            running.join(60)
+            running.end()
             print(f"rolled in {took_s:.1f} s; {len(running.acknowledged)} acknowledged; outcomes {dict(running.outcomes)}", file=sys.stderr)
             lost = [log for log, found in running.acknowledged.items() if result_id(client, log) != found]
             assert lost == []
-            documented = {"POST 200", "GET 200", "POST 503", "GET 503"}
-            assert set(running.outcomes) <= documented, running.outcomes
+            assert set(running.outcomes) <= DOCUMENTED, running.outcomes
     finally:
         nodes.stop()
         subprocess.run(["rm", "-rf", str(tmp_path / "release-0.0.9"), str(tmp_path / "release-0.1.0")], check=False)

@@ -79,7 +79,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     place = tmp_path_factory.mktemp("api")
     root = place / "logs"
     root.mkdir()
-    server = _Server(Settings.load(allowed_root=str(root), cache_file=str(place / "api.db"), analyzers=1))
+    server = _Server(
+        Settings.load(allowed_root=str(root), cache_file=str(place / "api.db"), analyzers=1, rate_limit_analyze="100000/minute")
+    )
     server.start()
     assert server.ready.wait(30)
     yield Running(f"http://127.0.0.1:{server.port}", root, server.stop)
