@@ -253,9 +253,12 @@ def mend_actors(settings: Settings) -> None:
     up = handles(settings)
     for spec in plan(settings):
         try:
-            ray.get_actor(spec.name, settings.ray_namespace)
+            actor = ray.get_actor(spec.name, settings.ray_namespace)
         except ValueError:
             _create(spec, settings, up)
+        else:
+            if spec.cls is Ledger:  # One that nobody asks for anything would not see that a successor wants its file.
+                actor.health.remote()
 
 
 def _ask_health(actor: ActorHandle[Any], deadline: float) -> Health | None:

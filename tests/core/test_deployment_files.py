@@ -139,16 +139,29 @@ def test_every_container_is_confined(overlay: str) -> None:
             assert all(m["readOnly"] for m in logs)
 
 
-def test_the_ledger_has_one_pod_one_volume_and_no_second_cluster_beside_it() -> None:
+def test_the_ledger_has_one_pod_one_volume_and_is_handed_over_to_a_second_cluster() -> None:
     spec = by_kind(rendered("base"), "RayService")["spec"]
-    assert spec["upgradeStrategy"]["type"] == "None"
+    assert spec["upgradeStrategy"]["type"] == "NewCluster"
+    assert load(spec["serveConfigV2"])["applications"][0]["args"]["ledger_take_over"] is True
     groups = {g["groupName"]: g for g in spec["rayClusterConfig"]["workerGroupSpecs"]}
     ledger = groups["ledger"]
     assert (ledger["minReplicas"], ledger["maxReplicas"]) == (1, 1)
     assert json.loads(json.loads(ledger["rayStartParams"]["resources"])) == {"ledger": 1}
+    template = ledger["template"]
+    (near,) = template["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert near["topologyKey"] == "kubernetes.io/hostname"
+    assert near["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
     users = [name for name, g in groups.items() if "attr-actors-ledger" in json.dumps(g)]
     assert users == ["ledger"]
     assert spec["rayClusterConfig"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+def test_clients_and_prometheus_use_the_address_that_moves_with_the_cluster() -> None:
+    service = by_kind(rendered("base"), "RayService")["spec"]["serveService"]
+    assert "selector" not in service["spec"]
+    monitor = load((DEPLOY / "kuberay/monitoring/servicemonitor.yaml").read_text().split("---")[0])
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert [e["port"] for e in monitor["spec"]["endpoints"]] == [p["name"] for p in service["spec"]["ports"]]
 
 
 def test_the_overlay_changes_image_and_replicas() -> None:

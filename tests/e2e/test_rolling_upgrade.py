@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -68,3 +69,39 @@ def test_a_new_release_is_rolled_out_under_load_without_losing_an_answer(tmp_pat
     finally:
         nodes.stop()
         subprocess.run(["rm", "-rf", str(tmp_path / "release-0.0.9"), str(tmp_path / "release-0.1.0")], check=False)
+
+
+def test_a_second_cluster_takes_the_ledger_over_under_load_without_losing_an_answer(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    clusters: list[RayNodes] = []
+    loads: list[Load] = []
+    try:
+        for name in ("old", "new"):
+            (tmp_path / name).mkdir()
+            clusters.append(RayNodes(tmp_path / name))
+            clusters[-1].start_head("--num-cpus=2")
+            port = free_port()
+            config = load("single node", tmp_path, port)
+            config["applications"][0]["args"] |= {"ledger_take_over": True, "analyzers": 1, "replicas_min": 1, "replicas_max": 1}
+            config["applications"][0]["args"] |= {"rate_limit_analyze": "100000/minute", "rate_limit_submit": "100000/minute"}
+            started = time.monotonic()
+            clusters[-1].deploy(config)
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                until(lambda c=client: ready(c), f"the {name} cluster", 150)
+            print(f"the {name} cluster was ready {time.monotonic() - started:.1f} s after its deployment", file=sys.stderr)
+            loads.append(Load(f"http://127.0.0.1:{port}", tmp_path, 1000 + 50_000 * len(loads)))
+            loads[-1].start()
+            until(lambda: len(loads[-1].acknowledged) >= 30, f"load on the {name} cluster", 60)
+        for one in loads:
+            one.end()
+            print(f"{len(one.acknowledged)} acknowledged; outcomes {dict(one.outcomes)}, slowest {one.slowest_s:.1f} s", file=sys.stderr)
+            assert set(one.outcomes) <= DOCUMENTED, one.outcomes
+        clusters[0].stop()
+        acknowledged = loads[0].acknowledged | loads[1].acknowledged
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            assert [log for log, found in acknowledged.items() if result_id(client, log) != found] == []
+    finally:
+        for one in loads:
+            one.end()
+        for nodes in clusters:
+            nodes.stop()
