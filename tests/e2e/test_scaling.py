@@ -24,7 +24,7 @@ from tests.ray_nodes import RayNodes, free_port
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 LOADS = 3
-KILLS = int(os.environ.get("ATTR_ACTORS_KILLS", "3"))
+KILLS = int(os.environ.get("ATTR_ACTORS_REPLICA_KILLS", "3"))
 DRAIN_S = 40
 """The replicas' grace, 20 s, and what stopping Ray takes."""
 
