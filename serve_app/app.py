@@ -6,17 +6,20 @@ Serve reads the type of ``build_app``'s argument at run time to turn ``args:`` i
 import asyncio
 import contextlib
 import logging
+from typing import Any, cast
 
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve import Application
+from ray.serve import Application, metrics
 from ray.serve.schema import LoggingConfig
 
 from attr_actors import tracing
 from attr_actors.actors.cluster import mend_actors, open_actors
+from attr_actors.core.exposition import Metric
 from attr_actors.settings import Settings
 from serve_app.asgi import Asgi
 from serve_app.door import Door
+from serve_app.ray_figures import Gauge, RayFigures
 from serve_app.traced_door import TracedDoor
 
 APP_NAME = "attr-actors"
@@ -33,6 +36,7 @@ class Ingress:
         tracing.start(settings, f"ingress-{serve.get_replica_context().replica_tag}")
         door = Door(settings, await asyncio.to_thread(open_actors, settings))
         self._app: Asgi = TracedDoor(door) if tracing.is_on() else door
+        self._publishing = asyncio.create_task(RayFigures(door.counters, _open_gauge, _is_first).run())
 
     async def check_health(self) -> None:
         """Mend the supervision plan; Serve asks each replica every few seconds. A silent Ray head is no fault of the replica."""
@@ -41,6 +45,16 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Asgi:
         return self._app
+
+
+def _open_gauge(metric: Metric) -> Gauge:
+    gauge: Gauge = metrics.Gauge(metric.name, metric.help, cast(Any, metric.labels)).set
+    return gauge
+
+
+def _is_first() -> bool:
+    """Tell whether this is the replica that speaks for all; Serve numbers them anew when one goes."""
+    return serve.get_replica_context().rank.rank == 0
 
 
 def _serve_log_level(wanted: str) -> str:

@@ -78,6 +78,7 @@ class Door:
         self._service = AttributionService(settings, actors)
         self._figures = FigureBook(actors.meter)
         self._overview = Overview(actors, self._figures)
+        self.counters = self._overview.counters
         self.api = build_api(settings, self._service, self._overview)
         self._app = cast(Asgi, self.api)
         self._submit = SubmitDoor(self._service, self._app)
