@@ -170,6 +170,12 @@ class Settings(BaseSettings):
     )
     outbox_keep_max_s: float = Field(30 * 86400, gt=0, description="A delivery older than this is dropped and counted, parked or not, s.")
 
+    # Traces.
+    traces_url: str = Field(
+        "", repr=False, description="OTLP/HTTP endpoint of a trace collector, such as http://collector:4318/v1/traces; empty: no traces."
+    )
+    traces_sample_ratio: float = Field(1, ge=0, le=1, description="Share of the requests traced; a client's traceparent goes before it.")
+
     # The cluster.
     ray_namespace: str = Field("attr-actors", description="Ray namespace of the actors.")
     ledger_resource: str = Field("", description="Custom Ray resource of the nodes that may hold the ledger's file; empty: any node.")
@@ -196,6 +202,13 @@ class Settings(BaseSettings):
     def _rate_is_readable(cls, value: str) -> str:
         if not RATE.match(value):
             raise ValueError(f"'{value}' is not of the form N/second, N/minute, N/hour or N/day")
+        return value
+
+    @field_validator("traces_url")
+    @classmethod
+    def _traces_go_over_http(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://, and end with the path, mostly /v1/traces")
         return value
 
     @classmethod

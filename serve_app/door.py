@@ -13,6 +13,7 @@ import secrets
 import time
 from typing import Any, NamedTuple, cast
 
+from attr_actors import tracing
 from attr_actors.core.access import ANYONE, Caller, Scope
 from attr_actors.errors import AttrError, BodyTooLarge, Overloaded
 from attr_actors.handles import Actors
@@ -77,6 +78,7 @@ class Door:
         self._service = AttributionService(settings, actors)
         self._figures = FigureBook(actors.meter)
         self._overview = Overview(actors, self._figures)
+        self.counters = self._overview.counters
         self.api = build_api(settings, self._service, self._overview)
         self._app = cast(Asgi, self.api)
         self._submit = SubmitDoor(self._service, self._app)
@@ -232,6 +234,7 @@ class Door:
         await self._figures.report()
 
     async def _tick_for_ever(self) -> None:
+        tracing.leave()  # The first request starts this; it is for all.
         while True:
             await asyncio.sleep(TICK_S)
             await self.tick()

@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from attr_actors import tracing
 from attr_actors.errors import Unavailable
 from attr_actors.settings import Settings
 
@@ -34,9 +35,10 @@ def serve_until_stopped(
 ) -> None:
     """Serve until SIGINT or SIGTERM; call ``greet(url)`` when ready, and with ``once`` stop after it.
 
-    Raises Unavailable if the service cannot start, and BadSettings if it would be open to strangers.
+    Raises Unavailable if the service cannot start, and BadSettings if it would be open to strangers or could not send traces.
     """
     settings.check_reach()
+    tracing.check(settings)
     url = f"http://{_url_host(settings.host)}:{settings.port}"
     _check_port(settings)
     with _ray(settings), _signals() as stopped, _application(settings):

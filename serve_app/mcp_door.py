@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from attr_actors import tracing
 from attr_actors.settings import Settings
 from serve_app.bodies import BODY_BYTES_MAX
 from serve_app.service import AttributionService
@@ -64,6 +65,7 @@ class _LazyDoor:
 
     async def _run(self, opened: asyncio.Future[ASGIApp]) -> None:
         """Hold the session manager open: what enters it must also leave it, so that it has a task of its own."""
+        tracing.leave()
         app, sessions = await asyncio.to_thread(self._build)
         async with sessions:
             opened.set_result(app)

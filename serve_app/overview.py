@@ -39,6 +39,7 @@ class Overview:
         self._actors = actors
         self._figures = figures
         self._health: tuple[float, HealthReply, bytes] | None = None
+        self._answers: list[Health] = []
         self._asking: asyncio.Task[HealthReply] | None = None
         self._probed_at = -PROBED_S
         self._own: list[Callable[[], list[str]]] = []
@@ -53,8 +54,8 @@ class Overview:
         total: Counter[str] = Counter()
         for stats in await asyncio.gather(*(_stats_of(actor) for actor in self._actors.named.values())):
             total.update(stats.counts)
-        health = await self.health()
-        return dict(total) | self._processes(await self._ask_all()) | {"health.status": STATUSES.index(health.status)}
+        health = await asyncio.shield(self._ask())
+        return dict(total) | self._processes(self._answers) | {"health.status": STATUSES.index(health.status)}
 
     async def health(self) -> HealthReply:
         """Return the state of the service and its actors, at most a second old."""
@@ -93,18 +94,15 @@ class Overview:
 
     async def _ask_health(self) -> HealthReply:
         try:
-            answers = await self._ask_all()
+            answers = await asyncio.gather(*(_health_of(name, actor) for name, actor in self._actors.named.items()))
         finally:
             self._asking = None
         issues = [f"{a.name}: {issue}" for a in answers for issue in a.issues] + [issue for own in self._own for issue in own()]
         status = HealthReply(status="degraded" if issues else "ok", issues=issues)
         if any(a.failing for a in answers):
             status = HealthReply(status="fail", issues=issues)
-        self._health = (time.monotonic(), status, status.model_dump_json().encode())
+        self._answers, self._health = answers, (time.monotonic(), status, status.model_dump_json().encode())
         return status
-
-    async def _ask_all(self) -> list[Health]:
-        return await asyncio.gather(*(_health_of(name, actor) for name, actor in self._actors.named.items()))
 
 
 async def _health_of(name: str, actor: Reporting) -> Health:

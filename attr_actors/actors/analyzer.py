@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import attr_actors
+from attr_actors import tracing
 from attr_actors.actors.followed_logs import FollowedLogs
 from attr_actors.actors.isolation import analyze_isolated
 from attr_actors.actors.second_opinion import open_second_opinion
@@ -184,14 +185,15 @@ class Analyzer:
             raise AnalysisFailed(f"'{path}' ended its reader {ATTEMPTS_MAX} times; it is tried again when the file changes")
         started = time.monotonic()
         try:
-            followed = await self._followed.take(path)
-            self._counts["follow.used"] += followed is not None
-            if attempts == 1:
-                analysis = await self._scans.run(
-                    path, lambda: self._engine.analyze(log, followed=followed), timeout_s, request.background, ticket=path
-                )
-            else:  # The process of the last attempt died, perhaps of this log: read it where nothing else can be hurt.
-                analysis = await analyze_isolated(log, self._settings.engine, self._settings.compute_timeout)
+            with tracing.span("scan", attributes={"attr.log_path": path, "attr.log_bytes": snapshot.size, "attr.attempt": attempts}):
+                followed = await self._followed.take(path)
+                self._counts["follow.used"] += followed is not None
+                if attempts == 1:
+                    analysis = await self._scans.run(
+                        path, lambda: self._engine.analyze(log, followed=followed), timeout_s, request.background, ticket=path
+                    )
+                else:  # The process of the last attempt died, perhaps of this log: read it where nothing else can be hurt.
+                    analysis = await analyze_isolated(log, self._settings.engine, self._settings.compute_timeout)
         except RequestError:
             if len(self._survived) >= SURVIVED_MAX:
                 self._survived.clear()

@@ -11,6 +11,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from attr_actors import tracing
 from attr_actors.core.job_events import Analyse, Analysed
 from attr_actors.errors import AnalysisFailed, AttrError, RequestError
 from attr_actors.handles import AnalyzerHandle, pick
@@ -83,6 +84,7 @@ class Backlog:
             log.info("the analyzer of '%s' could not be nudged: %s", path, type(exc).__name__)
 
     async def _work(self) -> None:
+        tracing.leave()  # It takes on the errands of others as well.
         try:
             while self._queue:
                 errand = self._queue.popleft()

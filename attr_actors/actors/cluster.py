@@ -21,6 +21,7 @@ from ray.exceptions import GetTimeoutError, PendingCallsLimitExceeded, RayActorE
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import attr_actors
+from attr_actors import tracing
 from attr_actors.actors.analyzer import Analyzer
 from attr_actors.actors.ledger import Ledger
 from attr_actors.actors.limiter import Limiter
@@ -44,6 +45,10 @@ the state of an async actor must live on one.
 
 BACKGROUND_NICE = 5
 """A third of the processor time of the door when both want it: answers at hand go first, and no analysis starves."""
+
+
+TRACED_CALL = "traced_call"
+"""The method that actors have only where traces are on."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +124,13 @@ class RemoteHandle:
 
     async def _call(self, method: str, *args: Any) -> Any:
         timeout_s = None if method == "analyze" else self._timeout_s  # The waiter of an analysis has its own limit.
-        try:
-            return await asyncio.wait_for(self._submit(await self._find(), method, args), timeout_s)
-        except (RayTaskError, RayActorError, RayError, TimeoutError, ValueError) as exc:
-            if isinstance(exc, RayActorError | ValueError):
-                self._actor = None
-            raise self._translate(exc) from None
+        with tracing.calling(self._where[0], method):
+            try:
+                return await asyncio.wait_for(self._submit(await self._find(), method, args), timeout_s)
+            except (RayTaskError, RayActorError, RayError, TimeoutError, ValueError) as exc:
+                if isinstance(exc, RayActorError | ValueError):
+                    self._actor = None
+                raise self._translate(exc) from None
 
     async def _find(self) -> ActorHandle[Any]:
         if self._actor is None:
@@ -133,6 +139,10 @@ class RemoteHandle:
         return self._actor
 
     def _submit(self, actor: ActorHandle[Any], method: str, args: tuple[Any, ...]) -> Awaitable[Any]:
+        carrier = tracing.carrier()
+        # An actor that a replica without traces has just made anew does not have the method.
+        if carrier and (traced := getattr(actor, TRACED_CALL, None)):
+            return cast(Awaitable[Any], traced.remote(method, args, carrier))
         return cast(Awaitable[Any], getattr(actor, method).remote(*args))
 
     def _translate(self, exc: Exception) -> Exception:
@@ -231,6 +241,8 @@ def _open(spec: Spec, settings: Settings, up: dict[str, Any], deadline: float) -
 def _create(spec: Spec, settings: Settings, up: dict[str, Any]) -> ActorHandle[Any]:
     """Return the actor of that name, made now if there is none."""
     cls = _stepping_back(spec.cls) if spec.can_wait else spec.cls
+    if settings.traces_url:
+        cls = _traced(cls, spec.name, spec.asynchronous)
     return cast(ActorHandle[Any], cast(Any, ray.remote(cls)).options(**spec.options(settings)).remote(*spec.arguments(settings, up)))
 
 
@@ -242,6 +254,24 @@ def _stepping_back(cls: type) -> type:
         cls.__init__(self, *args)  # type: ignore[misc]  # It is the base of what is made below.
 
     return type(cls.__name__, (cls,), {"__init__": start, "__doc__": cls.__doc__})
+
+
+def _traced(cls: type, name: str, asynchronous: bool) -> type:
+    """Return the class for a process that sends spans, with one more method: a call that brings its caller's span along."""
+
+    def start(self: Any, settings: Settings, *args: Any) -> None:
+        tracing.start(settings, name)
+        cls.__init__(self, settings, *args)  # type: ignore[misc]  # It is the base of what is made below.
+
+    def call(self: Any, method: str, args: tuple[Any, ...], carrier: tracing.Carrier) -> Any:
+        with tracing.called(name, method, carrier):
+            return getattr(self, method)(*args)
+
+    async def call_async(self: Any, method: str, args: tuple[Any, ...], carrier: tracing.Carrier) -> Any:
+        with tracing.called(name, method, carrier):
+            return await getattr(self, method)(*args)
+
+    return type(cls.__name__, (cls,), {"__init__": start, "__doc__": cls.__doc__, TRACED_CALL: call_async if asynchronous else call})
 
 
 def mend_actors(settings: Settings) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from attr_actors import tracing
 from attr_actors.adapters.llm_wire import Completion, Question
 from attr_actors.core.prompting import Prompt, with_found, with_repair
 from attr_actors.core.redaction import Redactor
@@ -90,7 +91,7 @@ class Conversation:
     async def _converse(self, model: str, prompt: Prompt, redactor: Redactor, look_up: LookUp, bill: Bill, until: float) -> Reply:
         lookups, repaired = self._settings.llm_lookups_max, False
         while True:
-            got = await self._chat.complete(self._question(model, prompt), until)
+            got = await self._ask(model, prompt, until)
             bill.add(got, self._settings.llm_prices)
             try:
                 reply = parse_reply(got.text)
@@ -108,6 +109,13 @@ class Conversation:
             self._counts["llm.lookups"] += 1
             found = await look_up(reply.lookups[:LOOKUPS_MAX], prompt)
             prompt = with_found(prompt, got.text, found, redactor, last=lookups == 0)
+
+    async def _ask(self, model: str, prompt: Prompt, until: float) -> Completion:
+        about = {"gen_ai.operation.name": "chat", "gen_ai.request.model": model}
+        with tracing.span(f"chat {model}", "client", about) as call:
+            got = await self._chat.complete(self._question(model, prompt), until)
+            call.set({"gen_ai.usage.input_tokens": got.tokens_in, "gen_ai.usage.output_tokens": got.tokens_out})
+            return got
 
     def _question(self, model: str, prompt: Prompt) -> Question:
         settings = self._settings

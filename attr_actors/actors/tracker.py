@@ -14,7 +14,7 @@ from contextlib import suppress
 from itertools import islice
 
 import attr_actors
-from attr_actors import handles
+from attr_actors import handles, tracing
 from attr_actors.actors.backlog import Backlog
 from attr_actors.actors.group_commit import JobWriter
 from attr_actors.actors.looks import Looks, Wanted
@@ -225,6 +225,7 @@ class Tracker:
 
     async def _run(self) -> None:
         """The clock. The first round comes at once: it takes up what a former process owed."""
+        tracing.leave()  # A request may have started the clock; what it does is for all.
         while True:
             try:
                 await self.poll()

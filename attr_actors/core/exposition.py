@@ -7,8 +7,11 @@ of ``METRICS`` names still appears, as ``attr_<name>``, so that nothing that is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+Family = tuple["Metric", list[tuple[tuple[str, ...], float]]]
+"""A metric with its samples: the values of its labels, and the value."""
 
 
 class Metric(NamedTuple):
@@ -79,6 +82,13 @@ def render_exposition(counters: Mapping[str, float], bounds_s: Sequence[float]) 
             name = f"attr_{ODD.sub('_', dotted)}"
             lines += [*_head(name, "untyped", f"The counter {dotted} of GET /stats."), f"{name} {_number(counters[dotted])}"]
     return "\n".join(lines) + "\n"
+
+
+def families(counters: Mapping[str, float]) -> Iterator[Family]:
+    """Yield each family of ``METRICS`` of which something was counted."""
+    for metric in METRICS:
+        if samples := [(labels, counters[dotted]) for labels, dotted in _samples(metric, counters)]:
+            yield metric, samples
 
 
 def _samples(metric: Metric, counters: Mapping[str, float]) -> list[tuple[tuple[str, ...], str]]:

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from attr_actors.actors.in_process import LocalActors
 from attr_actors.settings import Settings
 from serve_app.door import Door
+from serve_app.traced_door import TracedDoor
 
 OOM_LOG = """\
 2026-05-01 10:00:00 INFO starting training on node7
@@ -72,7 +73,8 @@ def open_api(tmp_path: Path) -> Iterator[Callable[..., Api]]:
             await holder["actors"].stop()
 
         door.api.router.lifespan_context = lifespan
-        client = TestClient(door, raise_server_exceptions=False, client=("192.0.2.1", 50000))
+        app = TracedDoor(door) if configured.traces_url else door
+        client = TestClient(app, raise_server_exceptions=False, client=("192.0.2.1", 50000))
         client.__enter__()
         opened.append(client)
         return Api(client, root, door)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from attr_actors import tracing
 from attr_actors.actors.cluster import find_actors, open_actors, plan, stop_actors
 from attr_actors.errors import AttrError, NotFound, Unavailable
 from attr_actors.handles import pick
@@ -114,3 +115,32 @@ def test_no_secret_is_in_what_ray_shows_of_the_actors(cluster_settings: Make) ->
     settings = cluster_settings(slack_bot_token="xoxb-very-secret", nvidia_api_key="nvapi-very-secret", slack_channel="#a")
     open_actors(settings)
     assert "very-secret" not in str(ray.util.list_named_actors(all_namespaces=True))
+
+
+def test_actors_take_part_in_traces_only_where_that_is_asked_for(cluster_settings: Make) -> None:
+    off, on = (cluster_settings(analyzers=1, traces_url=url) for url in ("", "http://127.0.0.1:9/v1/traces"))
+
+    def has_method(settings: Settings) -> set[bool]:
+        return {hasattr(ray.get_actor(spec.name, settings.ray_namespace), "traced_call") for spec in plan(settings)}
+
+    async def ask(settings: Settings) -> None:
+        """Call inside a trace: a sync actor, an async one, and one that calls another."""
+        path = write(settings, "a.log")
+        with tracing.request("GET /logs", {}, {}):
+            assert tracing.carrier()
+            actors = find_actors(settings)
+            assert (await actors.ledger.health()).name == "ledger"
+            assert (await pick(actors.analyzers, path).analyze(AnalyzeRequest(path=path))).cycles
+            with pytest.raises(NotFound):
+                await actors.analyzers[0].analyze(AnalyzeRequest(path=path + "x"))
+
+    tracing.start(on, "test")
+    try:
+        open_actors(off)
+        assert has_method(off) == {False}
+        asyncio.run(ask(off))  # As while a service is switched over.
+        open_actors(on)
+        assert has_method(on) == {True}
+        asyncio.run(ask(on))
+    finally:
+        tracing.stop()
