@@ -113,7 +113,9 @@ def report(load: Load, memory: list[list[int]]) -> bool:
         print(f"{kind:8}{sum(seen.values()):9} replies {seen}, p50 {middle:.0f} ms, p99 {tail:.0f} ms")
     warm = memory[len(memory) // WARM_UP :]
     growth = [last - first for first, last in zip(warm[0], warm[-1], strict=True)]
-    print(f"replicas, MB: {memory[0]} at first, {warm[0]} warm, {warm[-1]} at the end; connections that broke: {dict(load.broken)}")
+    tenths = [sum(memory[len(memory) * n // 10]) for n in range(10)] + [sum(memory[-1])]
+    print(f"replicas, MB: {memory[0]} at first, {warm[0]} warm, {warm[-1]} at the end; all together by tenths of the time: {tenths}")
+    print(f"connections that broke: {dict(load.broken)}")
     wrong = sum(n for (_, status), n in load.statuses.items() if status >= 500 and status != 503)
     cached = load.took_ms["cached"]
     return not wrong and bool(cached) and cached[int(len(cached) * 0.99)] <= P99_MS_MAX and max(growth) <= GROWTH_MB_MAX
