@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
+import pickle
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any, Protocol, cast
 
@@ -29,13 +33,20 @@ from attr_actors.errors import AnalysisFailed, LedgerFault, Unavailable
 from attr_actors.handles import LedgerHandle
 from attr_actors.settings import Settings
 
-CHUNK_BYTES = 32 << 20
-"""Logs of one task: some ten milliseconds of work, many times what a task costs."""
-CHUNK_LOGS = 64
+CHUNK_EFFORT_MAX = 256 << 20
+"""Logs of one task, as ``effort()`` has it: some 0.3 s of work, of which the task, its share of the ledger and its reply are a few
+hundredths."""
+CHUNK_EFFORT_MIN = 32 << 20
+"""Some 40 ms: where the batch ends, processors wait for each other that long."""
+CHUNKS_LEFT_PER_CPU = 16
+"""A chunk is no more than such a share of what is left, so that chunks shrink towards the end."""
+CHUNK_LOGS = 256
+"""What one question to the ledger and one record hold."""
 CHUNKS_PER_CPU = 3
 """One at work and two under way keep a processor busy; more would only be repeated when the coordinator dies."""
 TRIES = 3
 """How often a log may end its reader before it is given up."""
+CPUS_AGE_MAX_S = 5.0
 POST_TIMEOUT_S = 600.0
 """Longest effort of the sinks at the end; what is left stays owed in the ledger."""
 
@@ -108,9 +119,9 @@ async def run_batch(plan: Plan, settings: Settings, watch: Watch) -> Run:
         return Run(summary, kept, len(todo), owed)
 
 
-async def _work(workers: Workers, job: Job, logs: Iterable[FoundLog]) -> AsyncIterator[list[Answer]]:
+async def _work(workers: Workers, job: Job, logs: Sequence[FoundLog]) -> AsyncIterator[list[Answer]]:
     """Yield the answers of each chunk as it ends, with a bounded number of chunks in flight."""
-    chunks = cut(logs)
+    chunks = cut(logs, workers.cpus)
     flying: set[asyncio.Task[list[Answer]]] = set()
     try:
         while True:
@@ -140,18 +151,33 @@ async def _answer_surely(workers: Workers, job: Job, logs: Sequence[FoundLog]) -
     return [answer for log in logs for answer in await _answer_surely(workers, job, [log])]
 
 
-def cut(logs: Iterable[FoundLog]) -> Iterator[list[FoundLog]]:
-    """Cut the logs into chunks of bounded size and number."""
+def cut(logs: Sequence[FoundLog], cpus: Callable[[], int], logs_max: int = CHUNK_LOGS) -> Iterator[list[FoundLog]]:
+    """Cut the logs into chunks: large ones first, and ever smaller ones at the end, so that all processors are done at about one time."""
+    left = sum(map(effort, logs))
     chunk: list[FoundLog] = []
-    size = 0
+    size, size_max = 0, _chunk_effort(left, cpus())
     for log in logs:
-        if chunk and (size + (log.size or 0) > CHUNK_BYTES or len(chunk) == CHUNK_LOGS):
+        if chunk and (size + effort(log) > size_max or len(chunk) == logs_max):
             yield chunk
-            chunk, size = [], 0
+            left -= size
+            chunk, size, size_max = [], 0, _chunk_effort(left, cpus())
         chunk.append(log)
-        size += log.size or 0
+        size += effort(log)
     if chunk:
         yield chunk
+
+
+def _chunk_effort(left: int, cpus: int) -> int:
+    return min(CHUNK_EFFORT_MAX, max(CHUNK_EFFORT_MIN, left // (max(1, cpus) * CHUNKS_LEFT_PER_CPU)))
+
+
+def effort(log: FoundLog) -> int:
+    """Return the work on a log, measured in bytes of a large log (about 1 ns each).
+
+    Besides the scanning, up to a thousand lines are kept and judged: 1 ms for each 2 KB of text, up to some 20 ms (``bench/README.md``).
+    """
+    size = log.size or 0
+    return size + min(512 * size, 16 << 20) + (1 << 20)
 
 
 # Where the work is done, and which ledger remembers it.
@@ -274,28 +300,41 @@ class RayWorkers:
         import ray
 
         self._number = number
+        self._cpus = (-math.inf, 1)
         self._task: Any = ray.remote(num_cpus=1, max_retries=TRIES - 1, scheduling_strategy="SPREAD")(_answer_in_task)
 
     def cpus(self) -> int:
-        """Return the cluster's processors."""
+        """Return the cluster's processors; asked for now and then, because the question holds up everything else."""
         from attr_actors.actors.cluster import cluster_cpus
 
-        return self._number or cluster_cpus()
+        asked_at, cpus = self._cpus
+        if time.monotonic() - asked_at >= CPUS_AGE_MAX_S:
+            cpus = self._number or cluster_cpus()
+            self._cpus = time.monotonic(), cpus
+        return cpus
 
     async def answer(self, job: Job, logs: Sequence[FoundLog]) -> list[Answer]:
         """Answer for a chunk; Ray itself repeats it when a node goes. Raises WorkerDied."""
         from ray.exceptions import RayError, RayTaskError
 
         try:
-            return cast(list[Answer], await self._task.remote(job, list(logs)))
+            return cast(list[Answer], await self._task.remote(pickle.dumps(job), list(logs)))
         except RayTaskError as exc:
             raise Unavailable(f"a worker failed: {exc.cause or exc}") from None
         except RayError:
             raise WorkerDied from None
 
 
-def _answer_in_task(job: Job, logs: list[FoundLog]) -> list[Answer]:
+def _answer_in_task(packed: bytes, logs: list[FoundLog]) -> list[Answer]:
+    job = _unpack(packed)
+
     async def analyse(paths: Sequence[str]) -> Analysed:
         return analyse_logs(job.config, paths, job.timeout_s)
 
     return asyncio.run(answer_logs(job, logs, analyse))
+
+
+@lru_cache(1)
+def _unpack(packed: bytes) -> Job:
+    """Return the job; a worker that does many chunks keeps it, and with it the actors that its handles found."""
+    return cast(Job, pickle.loads(packed))
