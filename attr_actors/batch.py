@@ -36,6 +36,8 @@ from attr_actors.settings import Settings
 CHUNK_EFFORT_MAX = 256 << 20
 """Logs of one task, as ``effort()`` has it: some 0.3 s of work, of which the task, its share of the ledger and its reply are a few
 hundredths."""
+CHUNK_EFFORT_PER_CPU = 4 << 20
+"""On more than 64 processors chunks may be larger: a thousand end some 200 a second, and each is a commit of the one ledger."""
 CHUNK_EFFORT_MIN = 32 << 20
 """Some 40 ms: where the batch ends, processors wait for each other that long."""
 CHUNKS_LEFT_PER_CPU = 16
@@ -168,7 +170,8 @@ def cut(logs: Sequence[FoundLog], cpus: Callable[[], int], logs_max: int = CHUNK
 
 
 def _chunk_effort(left: int, cpus: int) -> int:
-    return min(CHUNK_EFFORT_MAX, max(CHUNK_EFFORT_MIN, left // (max(1, cpus) * CHUNKS_LEFT_PER_CPU)))
+    most = max(CHUNK_EFFORT_MAX, cpus * CHUNK_EFFORT_PER_CPU)
+    return min(most, max(CHUNK_EFFORT_MIN, left // (max(1, cpus) * CHUNKS_LEFT_PER_CPU)))
 
 
 def effort(log: FoundLog) -> int:

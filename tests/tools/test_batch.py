@@ -257,6 +257,7 @@ def test_chunks_are_bounded_in_work_and_number() -> None:
     assert all(len(chunk) == 1 or sum(chunk) <= CHUNK_EFFORT_MAX for chunk in chunks)
     assert sum(sum(chunk) > CHUNK_EFFORT_MAX * 0.9 for chunk in chunks) > 20
     assert max(map(len, efforts([0] * 100_000, cpus=1))) == batch.CHUNK_LOGS
+    assert sum(efforts([10**8] * 100_000, cpus=500)[0]) > 5 * CHUNK_EFFORT_MAX
     assert set(map(len, efforts([0] * 1000, cpus=1, logs_max=16)[:-1])) == {16}
 
 
