@@ -14,7 +14,7 @@ import os
 import pickle
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -24,26 +24,19 @@ from typing import Any, Protocol, cast
 
 from attr_actors.actors.in_process import Mailbox
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
+from attr_actors.adapters.llm_keys import key_source
+from attr_actors.batch_chunks import CHUNK_LOGS, MODEL_CHUNK_LOGS, cut
 from attr_actors.batch_files import FoundLog, ResultsFile, find_logs
+from attr_actors.batch_model import Model, asking_settings, open_opinions
 from attr_actors.batch_work import Analysed, Answer, Job, analyse_logs, answer_logs, engine_of, render_answer
 from attr_actors.core.result_rows import ResultRow, refused
 from attr_actors.core.summary import Digest, Summary, digest
 from attr_actors.errors import AnalysisFailed, LedgerFault, Unavailable
-from attr_actors.handles import LedgerHandle
+from attr_actors.handles import LedgerHandle, ModelGateHandle
 from attr_actors.settings import Settings
 
-CHUNK_EFFORT_MAX = 256 << 20
-"""Logs of one task, as ``effort()`` has it: some 0.3 s of work, of which the task, its share of the ledger and its reply are a few
-hundredths."""
-CHUNK_EFFORT_PER_CPU = 4 << 20
-"""On more than 64 processors chunks may be larger: a thousand end some 200 a second, and each is a commit of the one ledger."""
-CHUNK_EFFORT_MIN = 32 << 20
-"""Some 40 ms: where the batch ends, processors wait for each other that long."""
-CHUNKS_LEFT_PER_CPU = 16
-"""A chunk is no more than such a share of what is left, so that chunks shrink towards the end."""
-CHUNK_LOGS = 256
-"""What one question to the ledger and one record hold."""
 CHUNKS_PER_CPU = 3
 """One at work and two under way keep a processor busy; more would only be repeated when the coordinator dies."""
 TRIES = 3
@@ -87,6 +80,7 @@ class Plan:
     post: bool = False
     ray_address: str | None = None
     workers: int | None = None
+    model: bool = False
 
 
 Watch = Callable[[int, int, int], Callable[[Sequence[Digest]], None]]
@@ -95,6 +89,8 @@ Watch = Callable[[int, int, int], Callable[[Sequence[Digest]], None]]
 
 async def run_batch(plan: Plan, settings: Settings, watch: Watch) -> Run:
     """Attribute the logs that the results file does not answer yet. Raises AttrError when that cannot be done at all."""
+    if plan.model:
+        settings = asking_settings(settings)
     logs = find_logs(plan.target)
     summary = Summary()
 
@@ -103,7 +99,7 @@ async def run_batch(plan: Plan, settings: Settings, watch: Watch) -> Run:
 
     engine = engine_of(settings.engine).fingerprint
     with ResultsFile(plan.out) as results:
-        todo = results.take_up(logs, engine, keep)
+        todo = results.take_up(logs, engine, keep, plan.model)
         kept = summary.logs
         tell = watch(len(todo), sum(log.size or 0 for log in todo), kept)
         job = Job(settings.engine, engine, settings.compute_timeout)
@@ -123,7 +119,7 @@ async def run_batch(plan: Plan, settings: Settings, watch: Watch) -> Run:
 
 async def _work(workers: Workers, job: Job, logs: Sequence[FoundLog]) -> AsyncIterator[list[Answer]]:
     """Yield the answers of each chunk as it ends, with a bounded number of chunks in flight."""
-    chunks = cut(logs, workers.cpus)
+    chunks = cut(logs, workers.cpus, MODEL_CHUNK_LOGS if job.model else CHUNK_LOGS)
     flying: set[asyncio.Task[list[Answer]]] = set()
     try:
         while True:
@@ -153,36 +149,6 @@ async def _answer_surely(workers: Workers, job: Job, logs: Sequence[FoundLog]) -
     return [answer for log in logs for answer in await _answer_surely(workers, job, [log])]
 
 
-def cut(logs: Sequence[FoundLog], cpus: Callable[[], int], logs_max: int = CHUNK_LOGS) -> Iterator[list[FoundLog]]:
-    """Cut the logs into chunks: large ones first, and ever smaller ones at the end, so that all processors are done at about one time."""
-    left = sum(map(effort, logs))
-    chunk: list[FoundLog] = []
-    size, size_max = 0, _chunk_effort(left, cpus())
-    for log in logs:
-        if chunk and (size + effort(log) > size_max or len(chunk) == logs_max):
-            yield chunk
-            left -= size
-            chunk, size, size_max = [], 0, _chunk_effort(left, cpus())
-        chunk.append(log)
-        size += effort(log)
-    if chunk:
-        yield chunk
-
-
-def _chunk_effort(left: int, cpus: int) -> int:
-    most = max(CHUNK_EFFORT_MAX, cpus * CHUNK_EFFORT_PER_CPU)
-    return min(most, max(CHUNK_EFFORT_MIN, left // (max(1, cpus) * CHUNKS_LEFT_PER_CPU)))
-
-
-def effort(log: FoundLog) -> int:
-    """Return the work on a log, measured in bytes of a large log (about 1 ns each).
-
-    Besides the scanning, up to a thousand lines are kept and judged: 1 ms for each 2 KB of text, up to some 20 ms (``bench/README.md``).
-    """
-    size = log.size or 0
-    return size + min(512 * size, 16 << 20) + (1 << 20)
-
-
 # Where the work is done, and which ledger remembers it.
 
 
@@ -202,29 +168,52 @@ class _Place:
 
 
 async def _open(plan: Plan, settings: Settings, job: Job, stack: contextlib.AsyncExitStack) -> _Place:
+    return await (_open_here(plan, settings, job, stack) if plan.local else _open_on_ray(plan, settings, job, stack))
+
+
+async def _open_here(plan: Plan, settings: Settings, job: Job, stack: contextlib.AsyncExitStack) -> _Place:
     own = ledger_settings(settings, plan.post)
-    if plan.local:
-        workers: Workers = stack.enter_context(LocalWorkers(plan.workers or os.cpu_count() or 1))
-        return await _with_ledger(workers, job, own, plan.post, lambda: _local_ledger(own, stack))
-    from attr_actors.actors.cluster import connect, join_actors
+    workers = stack.enter_context(LocalWorkers(plan.workers or os.cpu_count() or 1))
+    place = await _with_ledger(workers, plan, job, own, lambda: _local_ledger(own, stack))
+    if not plan.model or place.job.ledger is None:
+        return place
+    asking = settings.model_copy(update={"llm_calls_per_analyzer": settings.llm_calls_max})  # Nobody else asks.
+    model = Model(asking, ModelGate(asking, place.job.ledger, key_source(asking)))
+    opinions = await stack.enter_async_context(open_opinions(model, place.job.ledger, engine_of(job.config)))
+    return replace(place, job=replace(place.job, model=model, opinions=opinions))
+
+
+async def _open_on_ray(plan: Plan, settings: Settings, job: Job, stack: contextlib.AsyncExitStack) -> _Place:
+    """Work on the cluster, with the ledger and the model gate of the service that runs there, else with those of one's own."""
+    from attr_actors.actors.cluster import connect, join_actors, start_own_gate
 
     await asyncio.to_thread(connect, plan.ray_address or os.environ.get("RAY_ADDRESS", "auto"), settings)
     workers = RayWorkers(plan.workers)
     service = await asyncio.to_thread(join_actors, settings)
-    if service is None:
-        return await _with_ledger(workers, job, own, plan.post, lambda: _ray_ledger(own, stack))
-    # The service's ledger would send what is recorded there to its sinks, and never again: only with --post.
-    record = plan.post or not any(name.startswith("notifier-") for name in service.named)
-    return _Place(workers, replace(job, ledger=service.ledger, analyzers=service.analyzers, record=record))
+    if service is not None:
+        # The service's ledger would send what is recorded there to its sinks, and never again: only with --post.
+        record = plan.post or not any(name.startswith("notifier-") for name in service.named)
+        place = _Place(workers, replace(job, ledger=service.ledger, analyzers=service.analyzers, record=record))
+        gate = cast(ModelGateHandle, service.named["model-gate"])
+    else:
+        own = ledger_settings(settings, plan.post)
+        place = await _with_ledger(workers, plan, job, own, lambda: _ray_ledger(own, stack))
+        if plan.model and place.job.ledger:
+            gate, stop = await asyncio.to_thread(start_own_gate, settings, place.job.ledger, _own_name("model-gate"))
+            stack.callback(stop)
+    return replace(place, job=replace(place.job, model=Model(settings, gate))) if plan.model else place
 
 
-async def _with_ledger(workers: Workers, job: Job, settings: Settings, post: bool, opened: Callable[[], Awaitable[LedgerHandle]]) -> _Place:
-    """Work with a ledger of one's own; a second batch at the same time works without, unless it is to post."""
+async def _with_ledger(workers: Workers, plan: Plan, job: Job, settings: Settings, opened: Callable[[], Awaitable[LedgerHandle]]) -> _Place:
+    """Work with a ledger of one's own; a second batch at the same time works without, unless it is to post or asks a model.
+
+    The model's replies are kept there, so that none is paid for twice. Raises LedgerFault.
+    """
     try:
         ledger = await opened()
         await ledger.stats()  # A ledger that cannot be had says so when it is asked.
     except LedgerFault:
-        if post:
+        if plan.post or plan.model:
             raise
         return _Place(workers, job)
     return _Place(workers, replace(job, ledger=ledger), [Notifier(settings, ledger, sink) for sink in settings.sink_names])
@@ -254,9 +243,13 @@ async def _ray_ledger(settings: Settings, stack: contextlib.AsyncExitStack) -> L
     """Start a ledger on this node, whose disk holds its file; it ends with the batch."""
     from attr_actors.actors.cluster import start_own_ledger
 
-    ledger, stop = await asyncio.to_thread(start_own_ledger, settings, f"batch-ledger-{secrets.token_hex(6)}")
+    ledger, stop = await asyncio.to_thread(start_own_ledger, settings, _own_name("ledger"))
     stack.callback(stop)
     return ledger
+
+
+def _own_name(what: str) -> str:
+    return f"batch-{what}-{secrets.token_hex(6)}"
 
 
 class LocalWorkers:
@@ -334,7 +327,13 @@ def _answer_in_task(packed: bytes, logs: list[FoundLog]) -> list[Answer]:
     async def analyse(paths: Sequence[str]) -> Analysed:
         return analyse_logs(job.config, paths, job.timeout_s)
 
-    return asyncio.run(answer_logs(job, logs, analyse))
+    async def answer() -> list[Answer]:
+        if job.model is None or job.ledger is None:
+            return await answer_logs(job, logs, analyse)
+        async with open_opinions(job.model, job.ledger, engine_of(job.config)) as opinions:
+            return await answer_logs(replace(job, opinions=opinions), logs, analyse)
+
+    return asyncio.run(answer())
 
 
 @lru_cache(1)

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from attr_actors.batch_files import FoundLog
+from attr_actors.batch_model import Model, Opinions
 from attr_actors.core.engine import Engine
 from attr_actors.core.paths import admit
 from attr_actors.core.result_rows import ResultRow, answered, refused
@@ -37,7 +38,10 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """How to work, the same for every log of a batch. ``analyzers`` are the running service's, if there is one."""
+    """How to work, the same for every log of a batch. ``analyzers`` are the running service's, if there is one.
+
+    ``model``: what a worker elsewhere opens ``opinions`` with; those belong to one event loop.
+    """
 
     config: EngineConfig
     engine: str
@@ -45,6 +49,8 @@ class Job:
     ledger: LedgerHandle | None = None
     analyzers: tuple[AnalyzerHandle, ...] = ()
     record: bool = True
+    model: Model | None = None
+    opinions: Opinions | None = None
 
 
 Analysed = tuple[Analysis | AttrError, ...]
@@ -52,14 +58,39 @@ Analyse = Callable[[Sequence[str]], Awaitable[Analysed]]
 
 
 async def answer_logs(job: Job, logs: Sequence[FoundLog], analyse: Analyse) -> list[Answer]:
-    """Answer for a few logs. What is new is in the ledger when this returns."""
+    """Answer for a few logs. What is new is in the ledger when this returns.
+
+    With ``opinions`` the model is asked about all of them at once (as many as its bounds allow), and this waits for it however
+    long it takes: the model is the bottleneck of such a batch, so that a worker which waits with its processor costs nothing.
+    """
     known = await _known(job, logs)
     missing = [log for log in logs if log not in known]
     fresh = dict(zip(missing, await analyse([log.path for log in missing]), strict=True)) if missing else {}
     recordings = tuple(Recording(analysis=found, requester=_requester(log)) for log, found in fresh.items() if isinstance(found, Analysis))
     if job.ledger and job.record and recordings:
         await job.ledger.record(recordings)
-    return [_answer(log, known.get(log) or fresh[log], log in known) for log in logs]
+    found: dict[FoundLog, Analysis | AttrError] = {**known, **fresh}
+    if job.opinions:
+        found |= await _weigh(job, job.opinions, found)
+    return [_answer(log, found[log], log in known) for log in logs]
+
+
+async def _weigh(job: Job, opinions: Opinions, found: Mapping[FoundLog, Analysis | AttrError]) -> dict[FoundLog, Analysis]:
+    """Return the answers that the model was asked about, weighed or degraded; the ledger has them when this returns."""
+    asked = {log: rules for log, rules in found.items() if isinstance(rules, Analysis) and opinions.wanted(rules)}
+    answers = await asyncio.gather(*(opinions.weigh(rules, _requester(log)) for log, rules in asked.items()))
+    weighed = dict(zip(asked, answers, strict=True))
+    if job.ledger and job.record and weighed:
+        stored = await job.ledger.lookup_many(tuple(answer.snapshot.path for answer in answers))
+        # Without names, the entry keeps those that it has. A log that was analysed anew meanwhile keeps its newer answer.
+        better = [Recording(analysis=new) for new, old in zip(answers, stored, strict=True) if old and _is_news(new, old)]
+        if better:
+            await job.ledger.record(tuple(better))
+    return weighed
+
+
+def _is_news(new: Analysis, old: Analysis) -> bool:
+    return (new.snapshot, new.engine) == (old.snapshot, old.engine) and new.cycles != old.cycles
 
 
 async def _known(job: Job, logs: Sequence[FoundLog]) -> dict[FoundLog, Analysis]:

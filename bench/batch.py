@@ -21,7 +21,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import cast
 
-from attr_actors.batch import CHUNK_LOGS, Plan, _work, run_batch
+from attr_actors.batch import Plan, _work, run_batch
+from attr_actors.batch_chunks import CHUNK_LOGS
 from attr_actors.batch_files import FoundLog, ResultsFile
 from attr_actors.batch_work import Answer, Job, render_answer
 from attr_actors.core.result_rows import ResultRow

@@ -19,7 +19,8 @@ from typing import Any, ClassVar, cast
 import pytest
 
 from attr_actors import batch
-from attr_actors.batch import CHUNK_EFFORT_MAX, CHUNK_EFFORT_MIN, LocalWorkers, Plan, WorkerDied, cut, effort, run_batch
+from attr_actors.batch import LocalWorkers, Plan, WorkerDied, run_batch
+from attr_actors.batch_chunks import CHUNK_EFFORT_MAX, CHUNK_EFFORT_MIN, CHUNK_LOGS, cut, effort
 from attr_actors.batch_files import FoundLog, ResultsFile, find_logs
 from attr_actors.batch_report import Progress, write_report
 from attr_actors.batch_work import Analysed, Answer, Job, answer_logs, render_answer
@@ -245,7 +246,7 @@ def test_rows_of_another_engine_go_and_rows_of_other_targets_stay(tmp_path: Path
     assert [json.loads(line).get("log_path") for line in out.read_text().splitlines()] == ["/same", "/elsewhere", None]
 
 
-def efforts(sizes: Sequence[int], cpus: int, logs_max: int = batch.CHUNK_LOGS) -> list[list[int]]:
+def efforts(sizes: Sequence[int], cpus: int, logs_max: int = CHUNK_LOGS) -> list[list[int]]:
     logs = [FoundLog(str(i), size=size) for i, size in enumerate(sizes)]
     chunks = list(cut(logs, lambda: cpus, logs_max))
     assert [log for chunk in chunks for log in chunk] == logs
@@ -256,7 +257,7 @@ def test_chunks_are_bounded_in_work_and_number() -> None:
     chunks = efforts([2 * CHUNK_EFFORT_MAX, CHUNK_EFFORT_MAX, *[30_000_000] * 100, *[1000] * 9000], cpus=1)
     assert all(len(chunk) == 1 or sum(chunk) <= CHUNK_EFFORT_MAX for chunk in chunks)
     assert sum(sum(chunk) > CHUNK_EFFORT_MAX * 0.9 for chunk in chunks) > 20
-    assert max(map(len, efforts([0] * 100_000, cpus=1))) == batch.CHUNK_LOGS
+    assert max(map(len, efforts([0] * 100_000, cpus=1))) == CHUNK_LOGS
     assert sum(efforts([10**8] * 100_000, cpus=500)[0]) > 5 * CHUNK_EFFORT_MAX
     assert set(map(len, efforts([0] * 1000, cpus=1, logs_max=16)[:-1])) == {16}
 
