@@ -17,8 +17,9 @@ CHUNK_EFFORT_PER_CPU = 4 << 20
 """On more than 64 processors chunks may be larger: a thousand end some 200 a second, and each is a commit of the one ledger."""
 CHUNK_EFFORT_MIN = 32 << 20
 """Some 40 ms: where the batch ends, processors wait for each other that long."""
-CHUNKS_LEFT_PER_CPU = 16
-"""A chunk is no more than such a share of what is left, so that chunks shrink towards the end."""
+CHUNKS_LEFT_PER_CPU = 8
+"""A chunk is no more than such a share of what is left, so that chunks shrink towards the end, and a few times the expected work in
+one of them (``effort()`` is an estimate) still ends with the others."""
 CHUNK_LOGS = 256
 """What one question to the ledger and one record hold."""
 MODEL_CHUNK_LOGS = 16

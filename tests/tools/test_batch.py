@@ -20,7 +20,7 @@ import pytest
 
 from attr_actors import batch
 from attr_actors.batch import LocalWorkers, Plan, WorkerDied, run_batch
-from attr_actors.batch_chunks import CHUNK_EFFORT_MAX, CHUNK_EFFORT_MIN, CHUNK_LOGS, cut, effort
+from attr_actors.batch_chunks import CHUNK_EFFORT_MAX, CHUNK_EFFORT_MIN, CHUNK_LOGS, CHUNKS_LEFT_PER_CPU, cut, effort
 from attr_actors.batch_files import FoundLog, ResultsFile, find_logs
 from attr_actors.batch_report import Progress, write_report
 from attr_actors.batch_work import Analysed, Answer, Job, answer_logs, render_answer
@@ -267,7 +267,7 @@ def test_chunks_shrink_towards_the_end_and_small_batches_are_shared_out() -> Non
         works = [sum(chunk) for chunk in efforts([1_000_000] * 3000, cpus)]
         assert max(works[-2 * cpus :]) <= CHUNK_EFFORT_MIN
         after = [sum(works[place:]) for place in range(len(works))]
-        assert all(work <= max(CHUNK_EFFORT_MIN, left / (16 * cpus)) for work, left in zip(works, after, strict=True))
+        assert all(work <= max(CHUNK_EFFORT_MIN, left / (CHUNKS_LEFT_PER_CPU * cpus)) for work, left in zip(works, after, strict=True))
     assert len(efforts([1000] * 640, cpus=1)) > 10
 
 
