@@ -9,33 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
+import pickle
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from multiprocessing import get_context
 from typing import Any, Protocol, cast
 
 from attr_actors.actors.in_process import Mailbox
 from attr_actors.actors.ledger import Ledger
+from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
+from attr_actors.adapters.llm_keys import key_source
+from attr_actors.batch_chunks import CHUNK_LOGS, MODEL_CHUNK_LOGS, cut
 from attr_actors.batch_files import FoundLog, ResultsFile, find_logs
+from attr_actors.batch_model import Model, asking_settings, open_opinions
 from attr_actors.batch_work import Analysed, Answer, Job, analyse_logs, answer_logs, engine_of, render_answer
 from attr_actors.core.result_rows import ResultRow, refused
 from attr_actors.core.summary import Digest, Summary, digest
 from attr_actors.errors import AnalysisFailed, LedgerFault, Unavailable
-from attr_actors.handles import LedgerHandle
+from attr_actors.handles import LedgerHandle, ModelGateHandle
 from attr_actors.settings import Settings
 
-CHUNK_BYTES = 32 << 20
-"""Logs of one task: some ten milliseconds of work, many times what a task costs."""
-CHUNK_LOGS = 64
 CHUNKS_PER_CPU = 3
 """One at work and two under way keep a processor busy; more would only be repeated when the coordinator dies."""
 TRIES = 3
 """How often a log may end its reader before it is given up."""
+CPUS_AGE_MAX_S = 5.0
 POST_TIMEOUT_S = 600.0
 """Longest effort of the sinks at the end; what is left stays owed in the ledger."""
 
@@ -74,6 +80,7 @@ class Plan:
     post: bool = False
     ray_address: str | None = None
     workers: int | None = None
+    model: bool = False
 
 
 Watch = Callable[[int, int, int], Callable[[Sequence[Digest]], None]]
@@ -82,6 +89,8 @@ Watch = Callable[[int, int, int], Callable[[Sequence[Digest]], None]]
 
 async def run_batch(plan: Plan, settings: Settings, watch: Watch) -> Run:
     """Attribute the logs that the results file does not answer yet. Raises AttrError when that cannot be done at all."""
+    if plan.model:
+        settings = asking_settings(settings)
     logs = find_logs(plan.target)
     summary = Summary()
 
@@ -90,7 +99,7 @@ async def run_batch(plan: Plan, settings: Settings, watch: Watch) -> Run:
 
     engine = engine_of(settings.engine).fingerprint
     with ResultsFile(plan.out) as results:
-        todo = results.take_up(logs, engine, keep)
+        todo = results.take_up(logs, engine, keep, plan.model)
         kept = summary.logs
         tell = watch(len(todo), sum(log.size or 0 for log in todo), kept)
         job = Job(settings.engine, engine, settings.compute_timeout)
@@ -108,9 +117,9 @@ async def run_batch(plan: Plan, settings: Settings, watch: Watch) -> Run:
         return Run(summary, kept, len(todo), owed)
 
 
-async def _work(workers: Workers, job: Job, logs: Iterable[FoundLog]) -> AsyncIterator[list[Answer]]:
+async def _work(workers: Workers, job: Job, logs: Sequence[FoundLog]) -> AsyncIterator[list[Answer]]:
     """Yield the answers of each chunk as it ends, with a bounded number of chunks in flight."""
-    chunks = cut(logs)
+    chunks = cut(logs, workers.cpus, MODEL_CHUNK_LOGS if job.model else CHUNK_LOGS)
     flying: set[asyncio.Task[list[Answer]]] = set()
     try:
         while True:
@@ -140,20 +149,6 @@ async def _answer_surely(workers: Workers, job: Job, logs: Sequence[FoundLog]) -
     return [answer for log in logs for answer in await _answer_surely(workers, job, [log])]
 
 
-def cut(logs: Iterable[FoundLog]) -> Iterator[list[FoundLog]]:
-    """Cut the logs into chunks of bounded size and number."""
-    chunk: list[FoundLog] = []
-    size = 0
-    for log in logs:
-        if chunk and (size + (log.size or 0) > CHUNK_BYTES or len(chunk) == CHUNK_LOGS):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(log)
-        size += log.size or 0
-    if chunk:
-        yield chunk
-
-
 # Where the work is done, and which ledger remembers it.
 
 
@@ -173,29 +168,52 @@ class _Place:
 
 
 async def _open(plan: Plan, settings: Settings, job: Job, stack: contextlib.AsyncExitStack) -> _Place:
+    return await (_open_here(plan, settings, job, stack) if plan.local else _open_on_ray(plan, settings, job, stack))
+
+
+async def _open_here(plan: Plan, settings: Settings, job: Job, stack: contextlib.AsyncExitStack) -> _Place:
     own = ledger_settings(settings, plan.post)
-    if plan.local:
-        workers: Workers = stack.enter_context(LocalWorkers(plan.workers or os.cpu_count() or 1))
-        return await _with_ledger(workers, job, own, plan.post, lambda: _local_ledger(own, stack))
-    from attr_actors.actors.cluster import connect, join_actors
+    workers = stack.enter_context(LocalWorkers(plan.workers or os.cpu_count() or 1))
+    place = await _with_ledger(workers, plan, job, own, lambda: _local_ledger(own, stack))
+    if not plan.model or place.job.ledger is None:
+        return place
+    asking = settings.model_copy(update={"llm_calls_per_analyzer": settings.llm_calls_max})  # Nobody else asks.
+    model = Model(asking, ModelGate(asking, place.job.ledger, key_source(asking)))
+    opinions = await stack.enter_async_context(open_opinions(model, place.job.ledger, engine_of(job.config)))
+    return replace(place, job=replace(place.job, model=model, opinions=opinions))
+
+
+async def _open_on_ray(plan: Plan, settings: Settings, job: Job, stack: contextlib.AsyncExitStack) -> _Place:
+    """Work on the cluster, with the ledger and the model gate of the service that runs there, else with those of one's own."""
+    from attr_actors.actors.cluster import connect, join_actors, start_own_gate
 
     await asyncio.to_thread(connect, plan.ray_address or os.environ.get("RAY_ADDRESS", "auto"), settings)
     workers = RayWorkers(plan.workers)
     service = await asyncio.to_thread(join_actors, settings)
-    if service is None:
-        return await _with_ledger(workers, job, own, plan.post, lambda: _ray_ledger(own, stack))
-    # The service's ledger would send what is recorded there to its sinks, and never again: only with --post.
-    record = plan.post or not any(name.startswith("notifier-") for name in service.named)
-    return _Place(workers, replace(job, ledger=service.ledger, analyzers=service.analyzers, record=record))
+    if service is not None:
+        # The service's ledger would send what is recorded there to its sinks, and never again: only with --post.
+        record = plan.post or not any(name.startswith("notifier-") for name in service.named)
+        place = _Place(workers, replace(job, ledger=service.ledger, analyzers=service.analyzers, record=record))
+        gate = cast(ModelGateHandle, service.named["model-gate"])
+    else:
+        own = ledger_settings(settings, plan.post)
+        place = await _with_ledger(workers, plan, job, own, lambda: _ray_ledger(own, stack))
+        if plan.model and place.job.ledger:
+            gate, stop = await asyncio.to_thread(start_own_gate, settings, place.job.ledger, _own_name("model-gate"))
+            stack.callback(stop)
+    return replace(place, job=replace(place.job, model=Model(settings, gate))) if plan.model else place
 
 
-async def _with_ledger(workers: Workers, job: Job, settings: Settings, post: bool, opened: Callable[[], Awaitable[LedgerHandle]]) -> _Place:
-    """Work with a ledger of one's own; a second batch at the same time works without, unless it is to post."""
+async def _with_ledger(workers: Workers, plan: Plan, job: Job, settings: Settings, opened: Callable[[], Awaitable[LedgerHandle]]) -> _Place:
+    """Work with a ledger of one's own; a second batch at the same time works without, unless it is to post or asks a model.
+
+    The model's replies are kept there, so that none is paid for twice. Raises LedgerFault.
+    """
     try:
         ledger = await opened()
         await ledger.stats()  # A ledger that cannot be had says so when it is asked.
     except LedgerFault:
-        if post:
+        if plan.post or plan.model:
             raise
         return _Place(workers, job)
     return _Place(workers, replace(job, ledger=ledger), [Notifier(settings, ledger, sink) for sink in settings.sink_names])
@@ -225,9 +243,13 @@ async def _ray_ledger(settings: Settings, stack: contextlib.AsyncExitStack) -> L
     """Start a ledger on this node, whose disk holds its file; it ends with the batch."""
     from attr_actors.actors.cluster import start_own_ledger
 
-    ledger, stop = await asyncio.to_thread(start_own_ledger, settings, f"batch-ledger-{secrets.token_hex(6)}")
+    ledger, stop = await asyncio.to_thread(start_own_ledger, settings, _own_name("ledger"))
     stack.callback(stop)
     return ledger
+
+
+def _own_name(what: str) -> str:
+    return f"batch-{what}-{secrets.token_hex(6)}"
 
 
 class LocalWorkers:
@@ -274,28 +296,47 @@ class RayWorkers:
         import ray
 
         self._number = number
+        self._cpus = (-math.inf, 1)
         self._task: Any = ray.remote(num_cpus=1, max_retries=TRIES - 1, scheduling_strategy="SPREAD")(_answer_in_task)
 
     def cpus(self) -> int:
-        """Return the cluster's processors."""
+        """Return the cluster's processors; asked for now and then, because the question holds up everything else."""
         from attr_actors.actors.cluster import cluster_cpus
 
-        return self._number or cluster_cpus()
+        asked_at, cpus = self._cpus
+        if time.monotonic() - asked_at >= CPUS_AGE_MAX_S:
+            cpus = self._number or cluster_cpus()
+            self._cpus = time.monotonic(), cpus
+        return cpus
 
     async def answer(self, job: Job, logs: Sequence[FoundLog]) -> list[Answer]:
         """Answer for a chunk; Ray itself repeats it when a node goes. Raises WorkerDied."""
         from ray.exceptions import RayError, RayTaskError
 
         try:
-            return cast(list[Answer], await self._task.remote(job, list(logs)))
+            return cast(list[Answer], await self._task.remote(pickle.dumps(job), list(logs)))
         except RayTaskError as exc:
             raise Unavailable(f"a worker failed: {exc.cause or exc}") from None
         except RayError:
             raise WorkerDied from None
 
 
-def _answer_in_task(job: Job, logs: list[FoundLog]) -> list[Answer]:
+def _answer_in_task(packed: bytes, logs: list[FoundLog]) -> list[Answer]:
+    job = _unpack(packed)
+
     async def analyse(paths: Sequence[str]) -> Analysed:
         return analyse_logs(job.config, paths, job.timeout_s)
 
-    return asyncio.run(answer_logs(job, logs, analyse))
+    async def answer() -> list[Answer]:
+        if job.model is None or job.ledger is None:
+            return await answer_logs(job, logs, analyse)
+        async with open_opinions(job.model, job.ledger, engine_of(job.config)) as opinions:
+            return await answer_logs(replace(job, opinions=opinions), logs, analyse)
+
+    return asyncio.run(answer())
+
+
+@lru_cache(1)
+def _unpack(packed: bytes) -> Job:
+    """Return the job; a worker that does many chunks keeps it, and with it the actors that its handles found."""
+    return cast(Job, pickle.loads(packed))

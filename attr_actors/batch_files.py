@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from pydantic import ValidationError
 
+from attr_actors.core.grounding import wants_opinion
 from attr_actors.core.paths import PATH_BYTES_MAX
 from attr_actors.core.result_rows import ResultRow
 from attr_actors.errors import InvalidParameter, NotFound, Unavailable
@@ -126,17 +127,18 @@ class ResultsFile:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def take_up(self, logs: Iterable[FoundLog], engine: str, keep: Callable[[ResultRow], None]) -> list[FoundLog]:
+    def take_up(self, logs: Iterable[FoundLog], engine: str, keep: Callable[[ResultRow], None], with_model: bool = False) -> list[FoundLog]:
         """Return the logs that still need an answer; call ``keep`` for each row that stays.
 
-        A row stays while its log and the engine are the same. Others go, and a torn last line (a killed run) with them.
+        A row stays while its log and the engine are the same and, ``with_model``, unless the model's opinion is still wanted.
+        Others go, and a torn last line (a killed run) with them.
         """
         wanted = {log.name: log for log in logs}
         dropped = set()
         self._file.seek(0)
         for number, line in enumerate(self._file):
             row = _parse(line)
-            if row is None or not _stands(row, wanted.get(row.log_path), engine):
+            if row is None or not _stands(row, wanted.get(row.log_path), engine, with_model):
                 dropped.add(number)
                 continue
             wanted.pop(row.log_path, None)
@@ -188,9 +190,12 @@ def _parse(line: bytes) -> ResultRow | None:
         return None
 
 
-def _stands(row: ResultRow, log: FoundLog | None, engine: str) -> bool:
+def _stands(row: ResultRow, log: FoundLog | None, engine: str, with_model: bool) -> bool:
     """Tell whether a row is still the answer. Rows of logs that are not asked for now are left alone."""
     if log is None:
         return True
-    same = log.size is not None and (row.size, row.mtime_ns) == (log.size, log.mtime_ns)
-    return same and (row.engine == engine if row.attribution else row.error_code in LASTING)
+    if log.size is None or (row.size, row.mtime_ns) != (log.size, log.mtime_ns):
+        return False
+    if row.attribution is None:
+        return row.error_code in LASTING
+    return row.engine == engine and not (with_model and wants_opinion(row.attribution))

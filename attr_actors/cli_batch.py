@@ -13,12 +13,15 @@ TARGET is a directory (searched recursively), a glob in quotes, a file with one
 path per line (or @FILE, or - for standard input), or one log. A run that was
 stopped goes on where it was when it is started again. The rows of the results
 are described in attr_actors/core/result_rows.py, the columns of a table in
-attr_actors/core/table_rows.py. A batch asks no model, even where a key is set:
-its answers are the rules'.
+attr_actors/core/table_rows.py. A model is asked with --model only: it takes
+seconds for a log where the rules take milliseconds, and costs tokens. What it
+has answered is not asked again; what it has not (degraded in the row) is, by
+the next run with --model.
 
 examples:
   nvrx-attrsvc batch /logs/2026-11 --out results.jsonl --local
   nvrx-attrsvc batch /logs/2026-11 --out results.jsonl --table results.parquet
+  nvrx-attrsvc batch @failed.txt --out results.jsonl --model
   ray job submit --working-dir . -- \\
     nvrx-attrsvc batch '/logs/**/slurm-*.out' --out /logs/results.jsonl
 
@@ -40,6 +43,9 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     batch.add_argument("--address", metavar="ADDRESS", help="Ray cluster; default: RAY_ADDRESS, else the one that runs here")
     batch.add_argument("--workers", type=int, metavar="N", help="logs analysed at a time; default: one per processor")
     batch.add_argument("--post", action="store_true", help="also send new answers to the configured sinks")
+    batch.add_argument(
+        "--model", action="store_true", help="ask the model for a second opinion where something may have failed; needs its key"
+    )
     batch.add_argument("--report", metavar="FILE", help="also write an HTML report")
     batch.add_argument("--table", metavar="FILE", help="also write all rows as a table: FILE.parquet (needs pyarrow) or FILE.csv")
     batch.add_argument("--json", action="store_true", help="print the summary as one JSON object")
@@ -59,7 +65,7 @@ def _batch(args: argparse.Namespace) -> int:
         raise InvalidParameter("--workers must be at least 1")
     if args.table:
         check_table(args.table, args.out)
-    plan = Plan(args.target, args.out, args.local, args.post, args.address, args.workers)
+    plan = Plan(args.target, args.out, args.local, args.post, args.address, args.workers, args.model)
     progress = Progress(_tell, sys.stderr.isatty())
     run = asyncio.run(run_batch(plan, Settings.load(allowed_root="/"), progress.watch))
     if args.report:

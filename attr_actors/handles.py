@@ -51,6 +51,9 @@ class LedgerHandle(Protocol):
     async def lookup(self, path: str) -> Analysis | None:
         """Return the newest stored analysis of a path, whatever its snapshot or engine; the caller judges validity."""
 
+    async def lookup_many(self, paths: tuple[str, ...]) -> tuple[Analysis | None, ...]:
+        """Return the newest stored analysis of each path, in their order; the caller asks for some hundreds at most."""
+
     async def record(self, recordings: tuple[Recording, ...]) -> None:
         """Store analyses and their outbox rows in one transaction; the same entry twice is stored once."""
 

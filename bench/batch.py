@@ -21,7 +21,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import cast
 
-from attr_actors.batch import CHUNK_LOGS, Plan, _work, run_batch
+from attr_actors.batch import Plan, _work, run_batch
+from attr_actors.batch_chunks import CHUNK_LOGS
 from attr_actors.batch_files import FoundLog, ResultsFile
 from attr_actors.batch_work import Answer, Job, render_answer
 from attr_actors.core.result_rows import ResultRow
@@ -79,7 +80,8 @@ class Canned:
 
     def __init__(self, results: Path) -> None:
         rows = [ResultRow.model_validate_json(line) for line in results.read_bytes().splitlines()]
-        self._chunk = pickle.dumps([render_answer(row) for row in (rows * CHUNK_LOGS)[:CHUNK_LOGS]])
+        self._answers = [render_answer(row) for row in (rows * CHUNK_LOGS)[:CHUNK_LOGS]]
+        self._pickled: dict[int, bytes] = {}
 
     def cpus(self) -> int:
         """Return the size of the cluster that is looked at."""
@@ -88,7 +90,9 @@ class Canned:
     async def answer(self, job: Job, logs: Sequence[FoundLog]) -> list[Answer]:
         """Unpickle the answers, as they come from a worker."""
         await asyncio.sleep(0)
-        return cast(list[Answer], pickle.loads(self._chunk)[: len(logs)])
+        if len(logs) not in self._pickled:
+            self._pickled[len(logs)] = pickle.dumps(self._answers[: len(logs)])
+        return cast(list[Answer], pickle.loads(self._pickled[len(logs)]))
 
 
 async def coordinate(workers: Canned, out: Path, number: int) -> float:

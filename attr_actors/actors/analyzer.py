@@ -125,9 +125,7 @@ class Analyzer:
         stored = await self._ledger.lookup(request.path)
         if stored and await self._still_holds(stored):
             self._counts["cache.hits"] += 1
-            if stored.degraded:
-                self._start_opinion(stored, request)
-            return stored
+            return self._with_opinion_started(stored, request)
         self._counts["cache.misses"] += 1
         analysis = await self._scan(request)
         if self._opinion and self._opinion.wanted(analysis):
@@ -140,6 +138,16 @@ class Analyzer:
                 return await self._opinions.join(request.path, lambda: self._consider(analysis, request))
         except (TimeoutError, AttrError):
             return analysis
+
+    def _with_opinion_started(self, stored: Analysis, request: AnalyzeRequest) -> Analysis:
+        """Return a stored answer; where the model has yet to be asked, as after a batch without one, say so and ask it.
+
+        An imported answer is left as it is: it has no lines to show.
+        """
+        if self._opinion is None or stored.engine != self._engine.fingerprint or not self._opinion.wanted(stored):
+            return stored
+        self._start_opinion(stored, request)
+        return stored if stored.degraded else self._opinion.announce(stored)
 
     def _start_opinion(self, analysis: Analysis, request: AnalyzeRequest) -> bool:
         """Let the model look at an answer that is already durable, so that nobody waits; tell whether it does."""

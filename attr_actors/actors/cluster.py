@@ -31,7 +31,7 @@ from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.adapters.llm_keys import key_source
 from attr_actors.errors import AttrError, LedgerFault, Overloaded, Unavailable
-from attr_actors.handles import Actors, LedgerHandle
+from attr_actors.handles import Actors, LedgerHandle, ModelGateHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
 
@@ -206,13 +206,29 @@ def cluster_cpus() -> int:
 
 def start_own_ledger(settings: Settings, name: str) -> tuple[LedgerHandle, Callable[[], None]]:
     """Start a ledger on this node that ends with this program; return its handle and how to end it. Raises LedgerFault."""
+    handle, stop, health = _start_own(settings, name, Ledger, (settings,))
+    if health is None:
+        raise LedgerFault(f"the ledger '{settings.ledger_file}' could not be opened; does another process hold it?")
+    return cast(LedgerHandle, handle), stop
+
+
+def start_own_gate(settings: Settings, ledger: LedgerHandle, name: str) -> tuple[ModelGateHandle, Callable[[], None]]:
+    """Start a model gate on this node that ends with this program; return its handle and how to end it. Raises Unavailable."""
+    handle, stop, health = _start_own(settings, name, ModelGate, (settings, ledger, key_source(settings)), max_concurrency=WAITERS_MAX)
+    if health is None:
+        raise Unavailable(f"the {name} did not start; see the Ray logs of actor '{name}'")
+    return cast(ModelGateHandle, handle), stop
+
+
+def _start_own(
+    settings: Settings, name: str, cls: type, arguments: tuple[Any, ...], **more: Any
+) -> tuple[RemoteHandle, Callable[[], None], Health | None]:
     own = f"{settings.ray_namespace}-own"  # Not among the service's actors, which are found by their namespace.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options = {"name": name, "namespace": own, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    actor: ActorHandle[Any] = cast(Any, ray.remote(Ledger)).options(**options, scheduling_strategy=here).remote(settings)
-    if _ask_health(actor, time.monotonic() + 60) is None:
-        raise LedgerFault(f"the ledger '{settings.ledger_file}' could not be opened; does another process hold it?")
-    return cast(LedgerHandle, RemoteHandle(name, own, settings.call_timeout_s)), lambda: ray.kill(actor)
+    options = {"name": name, "namespace": own, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, **more}
+    actor: ActorHandle[Any] = cast(Any, ray.remote(cls)).options(**options, scheduling_strategy=here).remote(*arguments)
+    health = _ask_health(actor, time.monotonic() + 60)
+    return RemoteHandle(name, own, settings.call_timeout_s), lambda: ray.kill(actor), health
 
 
 def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:

@@ -55,6 +55,13 @@ class Ledger:
         self._counts["persistence.hits"] += found is not None
         return found
 
+    def lookup_many(self, paths: tuple[str, ...]) -> tuple[Analysis | None, ...]:
+        """Return the newest stored analysis of each path, in the order of the paths; the caller bounds their number."""
+        found = self._db.lookup_many(paths)
+        self._counts["persistence.lookups"] += len(paths)
+        self._counts["persistence.hits"] += sum(analysis is not None for analysis in found)
+        return found
+
     def record(self, recordings: tuple[Recording, ...]) -> None:
         """Store analyses and the deliveries they cause in one transaction."""
         settings, now = self._settings, self._clock()

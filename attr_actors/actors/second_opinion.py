@@ -26,7 +26,7 @@ from attr_actors.adapters.llm_keys import find_key
 from attr_actors.core import excerpts
 from attr_actors.core.backoff import delay_s
 from attr_actors.core.engine import result_id
-from attr_actors.core.grounding import SURE, Prove, ground, locate, weigh
+from attr_actors.core.grounding import SURE, Prove, ground, locate, wants_opinion, weigh
 from attr_actors.core.paths import LogPath
 from attr_actors.core.prompting import PROMPT_VERSION, Prompt, build_prompt
 from attr_actors.core.proofs import prover
@@ -78,28 +78,23 @@ class SecondOpinion:
 
     def wanted(self, analysis: Analysis) -> bool:
         """Tell whether the model should be asked: there is one, it has not answered, and something may have failed."""
-        if self._chat.key_source is None or not analysis.cycles:
-            return False
-        last = analysis.cycles[-1]
-        return last.opinion is None and not (last.action is Action.CONTINUE and last.confidence >= SURE)
+        return self._chat.key_source is not None and bool(analysis.cycles) and wants_opinion(analysis.cycles[-1])
 
     def announce(self, analysis: Analysis) -> Analysis:
         """Return the analysis marked as waiting for the model: if this process dies now, the next request asks again."""
-        return _with_last(analysis, analysis.cycles[-1].model_copy(update={"degraded": PENDING}))
+        return with_reason(analysis, PENDING)
 
     async def consider(self, analysis: Analysis, log: LogPath, requester: Requester) -> Analysis:
         """Return the analysis with the model's opinion on its last cycle, or with the reason why there is none.
 
         Only the cycle that ended the job is asked about: one call per log, however often its workload restarted.
         """
-        rules = analysis.cycles[-1]
         try:
-            last = await self._opinion(rules, log, requester)
+            return _with_last(analysis, await self._opinion(analysis.cycles[-1], log, requester))
         except (AttrError, TimeoutError) as exc:
             reason = exc.message if isinstance(exc, AttrError) else "reading the log again took too long"
             self.counts["llm.degraded"] += 1
-            last = rules.model_copy(update={"degraded": f"no second opinion: {reason}"})
-        return _with_last(analysis, last)
+            return with_reason(analysis, f"no second opinion: {reason}")
 
     async def close(self) -> None:
         """Ask no more, and close the connections to the model."""
@@ -211,6 +206,11 @@ class SecondOpinion:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         async with asyncio.timeout(self._settings.llm_call_timeout_s):
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def with_reason(analysis: Analysis, reason: str) -> Analysis:
+    """Return the analysis marked as lacking the model's opinion on its last cycle."""
+    return _with_last(analysis, analysis.cycles[-1].model_copy(update={"degraded": reason}))
 
 
 def _with_last(analysis: Analysis, last: Attribution) -> Analysis:

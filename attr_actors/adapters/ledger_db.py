@@ -51,11 +51,12 @@ class LedgerDb:
     def lookup(self, path: str) -> Analysis | None:
         """Return the newest analysis of a path, with all its cycles."""
         with self.file.reading() as connection:
-            # A name that is not UTF-8 cannot have been stored.
-            rows = connection.execute(LOOKUP, (path.encode(errors="replace").decode(),)).fetchall()
-        if not rows:
-            return None
-        return Analysis.model_validate_json(f'{rows[0][0][:-1]},"cycles":[{",".join(row[1] for row in rows if row[1])}]}}')
+            return _lookup(connection, path)
+
+    def lookup_many(self, paths: tuple[str, ...]) -> tuple[Analysis | None, ...]:
+        """Return the newest analysis of each path, in the order of the paths."""
+        with self.file.reading() as connection:
+            return tuple(_lookup(connection, path) for path in paths)
 
     def record(self, recordings: tuple[Recording, ...], sinks: tuple[str, ...], now: float) -> None:
         """Store analyses with the deliveries they cause."""
@@ -211,3 +212,11 @@ class LedgerDb:
             (analysis_id, entry.wl_restart, entry.attribution.action, content),
         ).fetchone()
         outbox.owe(tx, row[0], entry, sinks, (Action(old[0]), old[1]) if old else None, content, now)
+
+
+def _lookup(connection: sqlite3.Connection, path: str) -> Analysis | None:
+    # A name that is not UTF-8 cannot have been stored.
+    rows = connection.execute(LOOKUP, (path.encode(errors="replace").decode(),)).fetchall()
+    if not rows:
+        return None
+    return Analysis.model_validate_json(f'{rows[0][0][:-1]},"cycles":[{",".join(row[1] for row in rows if row[1])}]}}')

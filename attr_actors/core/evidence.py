@@ -20,7 +20,8 @@ AFTERMATH = re.compile(
     r"|^frame #|^#\d+|leaked|semaphore|\bepilog|\bsacct\b|^real\s|^user\s|^sys\s|^(?:Mon|Tue|Wed|Thu|Fri|Sat"
     r"|Sun) |[Ee]xit|[Kk]ill|[Tt]erminat|[Ss]hut(?:ting)? ?down|[Cc]lean"
 )
-
+SAME_DIGITS = str.maketrans("123456789", "000000000")
+"""The expression above asks for digits, but for no certain one."""
 
 ORDINARY_MAX = 500
 
@@ -40,6 +41,7 @@ class Evidence:
     tracebacks: list[Traceback]
     _ordinary: dict[str, tuple[Sequence[int], list[int]]] = field(default_factory=dict)
     _progress: dict[tuple[int, str], bool] = field(default_factory=dict)
+    _aftermath: dict[str, bool] = field(default_factory=dict)
 
     def of(self, *roles: Role) -> list[Event]:
         """Return the events of some roles, in the file's order."""
@@ -72,12 +74,19 @@ class Evidence:
         total = 0
         for i in range(len(places) - 1, 0, -1):
             line, before = self.lines[places[i]], self.lines[places[i - 1]]
-            total += line.number not in self._failing and not AFTERMATH.search(line.body)
+            total += line.number not in self._failing and not self._is_aftermath(line.body)
             total += max(0, line.number - before.number - 1) if gaps else 0
             if total >= ORDINARY_MAX:
                 break  # No rule asks for more.
             counts[i - 1] = total
         return places, counts
+
+    def _is_aftermath(self, body: str) -> bool:
+        """Tell whether a line says farewell; lines that differ in digits only, as steps do, are judged once."""
+        key = body.translate(SAME_DIGITS)
+        if key not in self._aftermath:
+            self._aftermath[key] = AFTERMATH.search(body) is not None
+        return self._aftermath[key]
 
     @cached_property
     def _places(self) -> dict[str, list[int]]:

@@ -19,9 +19,8 @@ from attr_actors.core.blocks import CUT_BYTES, Block
 from attr_actors.core.muting import BulkHits, MutedParts
 from attr_actors.core.signatures.database import Database
 from attr_actors.core.signatures.library import Role
-from attr_actors.core.signatures.matching import ROW_BITS, ROW_MASK, is_digit_sensitive
+from attr_actors.core.signatures.matching import ROW_BITS, ROW_MASK, SAME_DIGITS
 
-SAME_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 MEMO_MAX = 20_000
 KINDS_MAX = 256
 """A kind is a byte; no log has so many combinations of rows."""
@@ -48,7 +47,7 @@ class FloodFinder:
         rows = database.rows
         self._database = database
         self._exceptions = [row.exception for row in rows]
-        self._sensitive = frozenset(i for i, r in enumerate(rows) if is_digit_sensitive(r.regex) or is_digit_sensitive(r.unless))
+        self._sensitive = database.sensitive
         self._progress = frozenset(i for i, row in enumerate(rows) if row.role is Role.ITERATION)
         self._memo: dict[bytes, int] = {}
         self._kinds: dict[tuple[tuple[int, ...], bool], int] = {}

@@ -20,6 +20,12 @@ from attr_actors.models import Action, Attribution, Category, Line, ModelOpinion
 SURE = 0.8
 """Rules with at least this confidence keep their action, category and root lines; the model may only word the cause."""
 
+
+def wants_opinion(answer: Attribution) -> bool:
+    """Tell whether a model's opinion on an answer is still wanted: it has none, and something may have failed."""
+    return answer.opinion is None and not (answer.action is Action.CONTINUE and answer.confidence >= SURE)
+
+
 QUOTE_MIN = 6
 """A shorter quote occurs by chance."""
 

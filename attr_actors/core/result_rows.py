@@ -13,7 +13,7 @@ Every key is always there, in this order; ``null`` where it does not apply. A re
     result_id         content address of the answer, equal to the HTTP API's
     analysed_at       epoch seconds
     scan_s, log_bytes time of the analysis in s, decompressed bytes read
-    reused            true if the answer was in the ledger
+    reused            true if the log's analysis was in the ledger; a model's opinion on it may be new
     wl_restart_count  workload cycles in the file
     attribution       the answer for the last cycle, which ended the job; byte-identical to ``attribution`` of GET /logs
     earlier           the answers for the cycles before it, in order

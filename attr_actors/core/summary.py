@@ -33,6 +33,7 @@ class Digest(NamedTuple):
     job: str = ""
     reused: bool = False
     log_bytes: int = 0
+    degraded: bool = False
 
 
 def digest(row: ResultRow) -> Digest:
@@ -53,6 +54,7 @@ def digest(row: ResultRow) -> Digest:
         job=job,
         reused=row.reused,
         log_bytes=row.log_bytes,
+        degraded=answer.degraded is not None,
     )
 
 
@@ -72,6 +74,7 @@ class Summary:
 
     logs: int = 0
     reused: int = 0
+    degraded: int = 0
     log_bytes: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     actions: Counter[str] = field(default_factory=Counter)
@@ -85,6 +88,7 @@ class Summary:
         """Count one log."""
         self.logs += 1
         self.reused += seen.reused
+        self.degraded += seen.degraded
         self.log_bytes += seen.log_bytes
         failed = seen.error_code is not None or seen.action != Action.CONTINUE
         if failed and len(self.noted) < NOTED_MAX:
@@ -128,6 +132,8 @@ def render_summary(summary: Summary) -> str:
 def _lines(summary: Summary) -> Iterator[str]:
     failed = f", {summary.faults.total()} could not be analysed" if summary.faults else ""
     yield f"{summary.logs} logs: {summary.answered} attributed ({summary.reused} known from before){failed}"
+    if summary.degraded:
+        yield f"{summary.degraded} answers are the rules' alone: the model gave none (degraded in their rows); --model asks again"
     for title, counts in (
         ("action", summary.actions),
         ("category", summary.categories),
@@ -151,6 +157,7 @@ def summary_values(summary: Summary) -> dict[str, Any]:
         "logs": summary.logs,
         "attributed": summary.answered,
         "reused": summary.reused,
+        "degraded": summary.degraded,
         "log_bytes": summary.log_bytes,
         "faults": dict(summary.faults),
         "actions": dict(summary.actions),

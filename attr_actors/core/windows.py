@@ -16,7 +16,7 @@ from attr_actors.core.keeping import Mark, SegmentHits
 from attr_actors.core.scanning import Scanning
 from attr_actors.core.signatures.database import Database
 from attr_actors.core.signatures.library import Signature
-from attr_actors.core.signatures.matching import ROW_BITS, ROW_MASK
+from attr_actors.core.signatures.matching import ROW_BITS, ROW_MASK, SAME_DIGITS
 from attr_actors.core.source import Source
 from attr_actors.core.sparse import Piece
 
@@ -161,6 +161,7 @@ class _Collector:
         self._chosen: dict[int, tuple[int, int]] = {}
         """Offset of a piece's first byte -> (offset of its end, index of its extent)."""
         self._bytes = 0
+        self._exceptions: dict[tuple[int, bytes], bool] = {}
 
     def anchor(self, found: Scanning, windows: Sequence[Window], total: int) -> None:
         """Note in each extent the lines whose numbers are known."""
@@ -270,10 +271,19 @@ class _Collector:
             while end > stop:
                 index += 1
                 stop += 1 + len(texts[index])
-            exception = self._database.rows[row].exception
-            if row not in found[index] and not (exception and exception.search(texts[index])):
+            if row not in found[index] and not self._is_exception(row, texts[index]):
                 found[index].append(row)
         return [tuple(sorted(rows)) for rows in found]
+
+    def _is_exception(self, row: int, text: bytes) -> bool:
+        """Tell whether a row's exception takes a text out; texts that differ in digits only are judged once, where digits do not matter."""
+        exception = self._database.rows[row].exception
+        if exception is None:
+            return False
+        key = row, text if row in self._database.sensitive else text.translate(SAME_DIGITS)
+        if key not in self._exceptions:
+            self._exceptions[key] = exception.search(text) is not None
+        return self._exceptions[key]
 
 
 class _LineCursor:

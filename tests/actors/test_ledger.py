@@ -54,12 +54,12 @@ def test_stats_count_rows_deliveries_and_lookups(tmp_path: Path) -> None:
     ledger = Ledger(settings(tmp_path, dataflow_index="i"), lambda: now)
     ledger.record((recording("/a", attribution(), attribution()),))
     ledger.lookup("/a")
-    ledger.lookup("/b")
+    ledger.lookup_many(("/a", "/b", "/c"))
     now += 30
     counts = ledger.stats().counts
     assert counts["persistence.entries"] == 2
-    assert counts["persistence.analyses"] == counts["persistence.hits"] == counts["persistence.recorded"] == 1
-    assert counts["persistence.lookups"] == 2
+    assert counts["persistence.analyses"] == counts["persistence.recorded"] == 1
+    assert (counts["persistence.lookups"], counts["persistence.hits"]) == (4, 2)
     assert counts["outbox.elasticsearch.waiting"] == 2
     assert counts["outbox.elasticsearch.oldest_s"] == 30
     ledger.close()

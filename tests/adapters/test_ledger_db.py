@@ -52,6 +52,15 @@ def test_lookup_returns_the_analysis_that_was_recorded_with_all_its_cycles(db: L
     assert db.lookup("/logs/c") is None
 
 
+def test_many_paths_are_looked_up_in_their_order(db: LedgerDb) -> None:
+    stored = recording("/logs/a", attribution(), attribution(Action.RESTART))
+    db.record((stored, recording("/logs/b")), SINKS, NOW)
+    paths = ("/logs/b", "/none", "/logs/\udcff", "/logs/a", "/logs/b")
+    assert db.lookup_many(paths) == tuple(db.lookup(path) for path in paths)
+    assert db.lookup_many(paths)[3] == stored.analysis
+    assert db.lookup_many(()) == ()
+
+
 def test_newest_analysis_of_a_path_is_found_whatever_its_snapshot_and_engine(db: LedgerDb) -> None:
     for more in ({"size": 1}, {"size": 2}, {"engine": "e2"}, {"size": 1}):
         db.record((recording(**more),), (), NOW)

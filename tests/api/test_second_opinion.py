@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+import attr_actors
 from tests.api.conftest import OOM_LOG, Api
 from tests.model_server import Script, Step, answer, completion, refusal, serving
 from tests.planted import PLANTED, plant
 
+SAMPLES = Path(attr_actors.__file__).parent / "samples"
 UNSURE_LOG = """\
 2026-05-01 10:00:00 INFO starting training on node7
  iteration       10/    1000 | consumed samples:  640 | elapsed time per iteration (ms): 510.1 | lm loss: 4.21E+00 |
@@ -110,6 +112,27 @@ def test_without_a_key_the_rules_answer_alone_and_nothing_is_degraded(
     body: dict[str, Any] = api.get(api.write("job.log"))
     assert (body["recommendation"]["source"], body.get("degraded")) == ("rules", None)
     assert llm_stats(api)["configured"] == 0
+
+
+def test_an_answer_recorded_without_a_model_gets_its_opinion_when_it_is_asked_for(
+    open_api: Callable[..., Api], open_with_model: OpenModel
+) -> None:
+    before = open_api()
+    path, healthy = before.write("job.log"), before.write("healthy.log", (SAMPLES / "healthy.log").read_text())
+    rules: dict[str, Any] = before.get(path)
+    assert before.get(healthy)["recommendation"]["action"] == "CONTINUE"  # type: ignore[index]
+    before.client.__exit__(None, None, None)
+    with serving(lambda r, n: answer(**GOOD)) as server:
+        api = open_with_model(server.url)
+        first: dict[str, Any] = api.get(path)
+        assert first["recommendation"] == rules["recommendation"]
+        assert first["degraded"] == "the model has not answered yet"
+        assert poll(api, path, has_opinion)["recommendation"]["source"] == "model"
+        assert api.get(healthy).get("degraded") is None  # Surely nothing failed.
+        for _ in range(3):
+            api.get(path)
+        assert len(server.requests) == 1
+        api.client.__exit__(None, None, None)
 
 
 def test_a_request_may_be_set_to_wait_for_the_model(open_with_model: OpenModel) -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -23,7 +24,9 @@ from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 
 from tests.api.conftest import OOM_LOG
+from tests.api.test_second_opinion import GOOD
 from tests.e2e.conftest import free_port
+from tests.model_server import Step, answer, refusal, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Of Ray's test cluster.
 
@@ -175,6 +178,50 @@ def print_throughput(runs: list[list[dict[str, Any]]]) -> None:
     possible = cpus * megabytes / float(plain.stdout)
     print(f"{megabytes:.0f} MB in {took_s:.1f} s: {megabytes / took_s:.0f} MB/s, {len(scanned) / took_s:.0f} logs/s")
     print(f"{cpus} plain processes could do {possible:.0f} MB/s: {megabytes / took_s / possible:.0%}; load {os.getloadavg()[0]:.1f}")
+
+
+@pytest.mark.timeout(300)
+def test_the_model_is_asked_through_one_gate_with_and_without_a_running_service(cluster: Cluster, tmp_path: Path) -> None:
+    import asyncio
+
+    from attr_actors import AnalyzerConfig, LogAnalyzer
+
+    logs, numbers = tmp_path / "logs", range(40)
+    logs.mkdir()
+    for number in numbers:
+        (logs / f"{number}.log").write_text(OOM_LOG.replace("79.10", f"79.{number}"))
+    together = threading.Event()
+
+    def script(request: dict[str, Any], n: int) -> Step:
+        if server.under_way == 3:
+            together.set()
+        return answer(**GOOD) if together.wait(60) else refusal(500)
+
+    async def serve_and_ask(service_settings: dict[str, str]) -> dict[str, float]:
+        config = AnalyzerConfig(str(logs), cluster.address, cache_file=str(tmp_path / "ledger.db"), **service_settings)
+        async with LogAnalyzer(config) as service:
+            await asyncio.to_thread(ask, "served.jsonl")
+            return (await service.get_stats())["llm"]
+
+    def ask(out: str) -> None:
+        argv, environment = command(cluster, logs, tmp_path / out)
+        done = subprocess.run([*argv, "--model"], env=environment | asking, capture_output=True, text=True, timeout=DEADLINE_S)
+        assert done.returncode == 0, done.stderr
+        assert {row["attribution"]["source"] for row in rows(tmp_path / out)} == {"model"}, done.stdout
+
+    with serving(script) as server:
+        fields = {"llm_base_url": server.url, "llm_model": "m", "llm_calls_max": "3", "llm_call_timeout_s": "120", "llm_deadline_s": "120"}
+        asking = {"LLM_API_KEY": "k", **{f"NVRX_ATTRSVC_{name.upper()}": value for name, value in fields.items()}}
+        ask("own.jsonl")
+        assert (len(server.requests), server.under_way_max) == (len(numbers), 3)
+        ask("own.jsonl")
+        assert len(server.requests) == len(numbers)
+        try:
+            counted = asyncio.run(serve_and_ask({**fields, "llm_api_key": "k"}))
+        finally:
+            ray.shutdown()
+        assert counted["answered"] == len(numbers)  # Its gate let the batch's workers ask.
+        assert (len(server.requests), server.under_way_max) == (2 * len(numbers), 3)
 
 
 @pytest.mark.timeout(300)

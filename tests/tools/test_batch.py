@@ -9,32 +9,36 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
 
 from attr_actors import batch
-from attr_actors.batch import LocalWorkers, Plan, WorkerDied, cut, run_batch
+from attr_actors.batch import LocalWorkers, Plan, WorkerDied, run_batch
+from attr_actors.batch_chunks import CHUNK_EFFORT_MAX, CHUNK_EFFORT_MIN, CHUNK_LOGS, CHUNKS_LEFT_PER_CPU, cut, effort
 from attr_actors.batch_files import FoundLog, ResultsFile, find_logs
 from attr_actors.batch_report import Progress, write_report
-from attr_actors.batch_work import Answer, Job, render_answer
+from attr_actors.batch_work import Analysed, Answer, Job, answer_logs, render_answer
 from attr_actors.cli import main
+from attr_actors.core.paths import LogPath
 from attr_actors.core.result_rows import ResultRow
 from attr_actors.core.summary import Digest, Summary, render_summary
-from attr_actors.errors import AttrError, EmptyFile, InvalidParameter, NotFound, Unavailable
-from attr_actors.models import EngineConfig
+from attr_actors.errors import AnalysisFailed, EmptyFile, InvalidParameter, NotFound, Unavailable
+from attr_actors.handles import LedgerHandle
+from attr_actors.models import Analysis, AnalyzeRequest, EngineConfig, Flight, Recording, Snapshot
 from attr_actors.settings import Settings
 from tests.api.conftest import OOM_LOG
 from tests.loopback import Loopback, Reply, Request
 from tests.tools.conftest import Running
-from tests.twins import ANSWER
+from tests.twins import ANSWER, TwinAnalyzer
 
 REPO = Path(__file__).resolve().parent.parent.parent
-MANY = 10 * batch.CHUNK_LOGS
+MANY = 640
 NODE_LOG = "step 1\n[node17] NVRM: Xid (PCI:0000:4e:00): 79, pid=1, GPU has fallen off the bus.\n"
 
 
@@ -242,17 +246,34 @@ def test_rows_of_another_engine_go_and_rows_of_other_targets_stay(tmp_path: Path
     assert [json.loads(line).get("log_path") for line in out.read_text().splitlines()] == ["/same", "/elsewhere", None]
 
 
-def test_chunks_are_bounded_in_bytes_and_number() -> None:
-    sizes = [3 * batch.CHUNK_BYTES, batch.CHUNK_BYTES // 2, batch.CHUNK_BYTES // 2, 1, *[0] * 200]
-    chunks = list(cut(FoundLog(str(i), size=size) for i, size in enumerate(sizes)))
-    assert [log.size for chunk in chunks for log in chunk] == sizes
-    assert all(len(chunk) == 1 or sum(log.size or 0 for log in chunk) <= batch.CHUNK_BYTES for chunk in chunks)
-    assert max(map(len, chunks)) == batch.CHUNK_LOGS
+def efforts(sizes: Sequence[int], cpus: int, logs_max: int = CHUNK_LOGS) -> list[list[int]]:
+    logs = [FoundLog(str(i), size=size) for i, size in enumerate(sizes)]
+    chunks = list(cut(logs, lambda: cpus, logs_max))
+    assert [log for chunk in chunks for log in chunk] == logs
+    return [[effort(log) for log in chunk] for chunk in chunks]
+
+
+def test_chunks_are_bounded_in_work_and_number() -> None:
+    chunks = efforts([2 * CHUNK_EFFORT_MAX, CHUNK_EFFORT_MAX, *[30_000_000] * 100, *[1000] * 9000], cpus=1)
+    assert all(len(chunk) == 1 or sum(chunk) <= CHUNK_EFFORT_MAX for chunk in chunks)
+    assert sum(sum(chunk) > CHUNK_EFFORT_MAX * 0.9 for chunk in chunks) > 20
+    assert max(map(len, efforts([0] * 100_000, cpus=1))) == CHUNK_LOGS
+    assert sum(efforts([10**8] * 100_000, cpus=500)[0]) > 5 * CHUNK_EFFORT_MAX
+    assert set(map(len, efforts([0] * 1000, cpus=1, logs_max=16)[:-1])) == {16}
+
+
+def test_chunks_shrink_towards_the_end_and_small_batches_are_shared_out() -> None:
+    for cpus in (2, 8):
+        works = [sum(chunk) for chunk in efforts([1_000_000] * 3000, cpus)]
+        assert max(works[-2 * cpus :]) <= CHUNK_EFFORT_MIN
+        after = [sum(works[place:]) for place in range(len(works))]
+        assert all(work <= max(CHUNK_EFFORT_MIN, left / (CHUNKS_LEFT_PER_CPU * cpus)) for work, left in zip(works, after, strict=True))
+    assert len(efforts([1000] * 640, cpus=1)) > 10
 
 
 def test_chunks_in_flight_are_bounded() -> None:
     workers = TwinWorkers()
-    found = work(workers, [FoundLog(str(i), size=batch.CHUNK_BYTES) for i in range(50)])
+    found = work(workers, [FoundLog(str(i), size=CHUNK_EFFORT_MAX) for i in range(50)])
     assert len(found) == 50
     assert workers.most <= 2 * batch.CHUNKS_PER_CPU
 
@@ -357,22 +378,66 @@ def test_progress_is_lines_in_a_job_log_and_a_bar_on_a_terminal(terminal: bool) 
 def test_an_analysis_that_hangs_becomes_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     from attr_actors import batch_work
 
+    asked: list[str] = []
+    over = threading.Event()
+
     class Stuck:
-        def analyze(self, log: object) -> None:
-            time.sleep(5)
+        def analyze(self, log: LogPath) -> None:
+            asked.append(log.path)
+            assert log.path != "/dev" or over.wait(60)
+            raise EmptyFile("empty")
 
     monkeypatch.setattr(batch_work, "engine_of", lambda config: Stuck())
-    found = batch_work.analyse_logs(EngineConfig(), ["/tmp"], timeout_s=0.05)
-    assert isinstance(found[0], Unavailable)
+    found = batch_work.analyse_logs(EngineConfig(), ["/tmp", "/dev", "/tmp", "/dev", "/"], timeout_s=0.2)
+    over.set()
+    assert [type(each) for each in found] == [EmptyFile, Unavailable, EmptyFile, Unavailable, EmptyFile]
+    assert asked == ["/tmp", "/dev", "/tmp", "/dev", "/"]  # What was left behind goes no further.
 
 
 def test_a_fault_of_the_analysis_itself_is_a_row_and_not_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     from attr_actors import batch_work
 
-    class Refusing:
-        def analyze(self, log: object) -> None:
-            raise EmptyFile("empty")
+    class Failing:
+        def analyze(self, log: LogPath) -> None:
+            raise EmptyFile("empty") if log.path == "/tmp" else ZeroDivisionError
 
-    monkeypatch.setattr(batch_work, "engine_of", lambda config: Refusing())
-    assert [type(found) for found in batch_work.analyse_logs(EngineConfig(), ["/tmp", "/tmp"], 5)] == [EmptyFile, EmptyFile]
-    assert issubclass(EmptyFile, AttrError)
+    monkeypatch.setattr(batch_work, "engine_of", lambda config: Failing())
+    found = batch_work.analyse_logs(EngineConfig(), ["/tmp", "/", "/tmp"], 5)
+    assert [type(each) for each in found] == [EmptyFile, AnalysisFailed, EmptyFile]
+
+
+def test_a_chunk_asks_the_ledger_once_and_joins_what_the_service_analyses_now(logs: Path) -> None:
+    class Ledger:
+        asked: ClassVar[list[tuple[str, ...]]] = []
+        recorded: ClassVar[list[str]] = []
+
+        async def lookup_many(self, paths: tuple[str, ...]) -> tuple[Analysis | None, ...]:
+            self.asked.append(paths)
+            return tuple(stored if path == stored.snapshot.path else None for path in paths)
+
+        async def record(self, recordings: tuple[Recording, ...]) -> None:
+            self.recorded += [recording.analysis.snapshot.path for recording in recordings]
+
+    class Busy(TwinAnalyzer):
+        async def flights(self) -> tuple[Flight, ...]:
+            return (Flight(path=found[1].real, started_at=0, elapsed_s=1, waiters=0),)
+
+        async def analyze(self, request: AnalyzeRequest) -> Analysis:
+            return (await super().analyze(request)).model_copy(update={"engine": "e"})
+
+    def analysed(log: FoundLog) -> Analysis:
+        seen = Snapshot(path=log.real, size=log.size or 0, mtime_ns=log.mtime_ns or 0)
+        return Analysis(snapshot=seen, engine="e", cycles=(ANSWER,), result_id="0" * 64, analysed_at=0.0)
+
+    async def analyse(paths: Sequence[str]) -> Analysed:
+        return tuple(analysed(log) for log in found if log.path in paths)
+
+    found = find_logs(str(logs))
+    stored = analysed(found[0])
+    analyzer = Busy()
+    job = Job(EngineConfig(), "e", 60.0, cast(LedgerHandle, Ledger()), (analyzer,))
+    answers = asyncio.run(answer_logs(job, found, analyse))
+    assert [answer.digest.reused for answer in answers] == [True, True, *[False] * (len(found) - 2)]
+    assert [request.path for request in analyzer.requests] == [found[1].real]
+    assert Ledger.asked == [tuple(log.real for log in found)]
+    assert Ledger.recorded == [log.real for log in found[2:]]

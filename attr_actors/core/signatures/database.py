@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from attr_actors.core.signatures.gating import gate_expressions
@@ -41,6 +41,7 @@ class Database:
     ``events``: the rows that may wake the scanner; ``once`` reports each of them once for a text, which costs the least (re2: more often).
     ``progress``: completed steps. ``everything``: all rows, for lines that are kept.
     ``digits``: those of ``events`` that name certain digits; ``blurred``: the same for lines whose digits were all made 0.
+    ``sensitive``: the indexes of all rows that name certain digits, in their regex or their exception.
     """
 
     rows: tuple[Signature, ...]
@@ -52,6 +53,7 @@ class Database:
     digits: Matcher
     blurred: Matcher
     once: Matcher
+    sensitive: frozenset[int]
     gate: Matcher | None = None
 
     def clone(self) -> Database:
@@ -59,7 +61,9 @@ class Database:
         automata = (self.events, self.progress, self.everything, self.digits, self.blurred, self.once)
         events, progress, everything, digits, blurred, once = (matcher.clone() for matcher in automata)
         gate = self.gate.clone() if self.gate else None
-        return Database(self.rows, self.backend, self.fingerprint, events, progress, everything, digits, blurred, once, gate)
+        return Database(
+            self.rows, self.backend, self.fingerprint, events, progress, everything, digits, blurred, once, self.sensitive, gate
+        )
 
     def row_index(self, signature_id: str) -> int:
         """Return the index of a row. Raises KeyError."""
@@ -80,7 +84,8 @@ def build_database(rows: Sequence[Signature], backend: str = "auto", cache_dir: 
         raise BadSignature(f"{len(rows)} signature rows; at most {ROWS_MAX} are allowed")
     name = choose_backend(backend)
     fingerprint = _fingerprint(rows, name)
-    groups = _groups(rows)
+    sensitive = frozenset(i for i, row in enumerate(rows) if is_digit_sensitive(row.regex) or is_digit_sensitive(row.unless))
+    groups = _groups(rows, sensitive)
     matchers: list[Matcher] | None = None
     if name == "hyperscan" and cache_dir:
         matchers = _load(cache_dir, fingerprint, groups)
@@ -89,7 +94,7 @@ def build_database(rows: Sequence[Signature], backend: str = "auto", cache_dir: 
         if name == "hyperscan" and cache_dir:
             _save(cache_dir, fingerprint, matchers)
     events, progress, everything, digits, blurred, once, *gates = matchers
-    return Database(tuple(rows), name, fingerprint, events, progress, everything, digits, blurred, once, *gates)
+    return Database(tuple(rows), name, fingerprint, events, progress, everything, digits, blurred, once, sensitive, *gates)
 
 
 def _compile(rows: Sequence[Signature], backend: str, groups: Sequence[Sequence[int]]) -> list[Matcher]:
@@ -120,13 +125,13 @@ class _Nothing:
         return self
 
 
-def _groups(rows: Sequence[Signature]) -> list[list[int]]:
+def _groups(rows: Sequence[Signature], sensitive: Collection[int]) -> list[list[int]]:
     events = [i for i, row in enumerate(rows) if row.gate]
     return [
         events,
         [i for i, row in enumerate(rows) if row.role is Role.ITERATION],
         list(range(len(rows))),
-        [i for i in events if is_digit_sensitive(rows[i].regex) or is_digit_sensitive(rows[i].unless)],
+        [i for i in events if i in sensitive],
     ]
 
 

@@ -190,6 +190,7 @@ def backend_version(backend: str) -> str:
     return str(getattr(module, "__version__", "unknown"))
 
 
+SAME_DIGITS = bytes.maketrans(b"123456789", b"000000000")
 DIGIT_SENSITIVE = re.compile(r"\\x[0-9a-f]{2}|\\.|\{[\d,]+\}|\[\^?0-9\]|(?P<digit>\d)", re.IGNORECASE)
 
 
