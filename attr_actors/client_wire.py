@@ -80,7 +80,7 @@ class Calls:
         analysis_intent: Intent = Intent.TRACK_ONLY,
     ) -> Call[SubmitReply]:
         """Track a job's log (POST /logs)."""
-        body = SubmitBody(log_path=log_path, user=user, job_id=job_id, cycle_id=cycle_id, analysis_intent=analysis_intent)
+        body = SubmitBody.of(log_path=log_path, user=user, job_id=job_id, cycle_id=cycle_id, analysis_intent=analysis_intent)
         return Call(_model(SubmitReply), "POST", "/logs", body=body)
 
     @staticmethod

@@ -29,6 +29,7 @@
     │   ├── BadSettings         500 bad_settings
     │   ├── BadSignature        500 bad_signature
     │   └── LedgerFault         503 ledger_fault
+    │       └── LedgerTakenOver 503 ledger_fault (a successor has it)
     └── AnalysisFailed          500 analysis_failed: this log cannot be analysed, even on a fresh process
 
 Each error takes one positional message that is safe to show to a client. Keep constructors positional: Ray rebuilds
@@ -235,6 +236,10 @@ class LedgerFault(OperatorError):
     code = "ledger_fault"
     http_status = 503
     retryable = True
+
+
+class LedgerTakenOver(LedgerFault):
+    """Another service asked for the ledger and has it now: this one answers what it has at hand until it ends."""
 
 
 class AnalysisFailed(AttrError):

@@ -110,7 +110,7 @@ class LogAnalyzer:
 
         Raises RequestError (the path or a parameter is wrong) or BusyError (try again later).
         """
-        body = SubmitBody(log_path=log_path, user=user, job_id=job_id, cycle_id=cycle_id, analysis_intent=analysis_intent)
+        body = SubmitBody.of(log_path=log_path, user=user, job_id=job_id, cycle_id=cycle_id, analysis_intent=analysis_intent)
         return await self._home.ask(lambda service: service.submit(body))
 
     async def analyze(

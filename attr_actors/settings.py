@@ -197,6 +197,20 @@ class Settings(BaseSettings):
             raise ValueError(f"'{value}' is not a directory")
         return os.path.realpath(value)
 
+    @field_validator(
+        "api_keys_file",
+        "cache_file",
+        "signatures_dir",
+        "signatures_cache_dir",
+        "nvidia_api_key_file",
+        "llm_api_key_file",
+        "elasticsearch_ca_file",
+    )
+    @classmethod
+    def _file_is_absolute(cls, value: str) -> str:
+        """Every process of the service has a working directory of its own."""
+        return os.path.abspath(value) if value else value
+
     @field_validator("rate_limit_submit", "rate_limit_analyze", "rate_limit_preview")
     @classmethod
     def _rate_is_readable(cls, value: str) -> str:
@@ -245,7 +259,7 @@ class Settings(BaseSettings):
     def ledger_file(self) -> str:
         """Return the path of the ledger's database."""
         if self.cache_file:
-            return os.path.abspath(self.cache_file)
+            return self.cache_file
         return os.path.join(state_dir(), "ledger.db")
 
     @property

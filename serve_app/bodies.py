@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from attr_actors.errors import InvalidParameter
 from attr_actors.models import Analysis, Attribution, Flight, Intent, JobMode, JobView
 
 BODY_BYTES_MAX = 1_048_576
 """A request is a path and a few short fields, or a message of the tool protocol; a replica must not be filled with more."""
+
+
+NAME_CHARACTERS_MAX = 256
+
+
+def _is_name(value: str) -> str:
+    """Refuse what could not be stored, or would forge lines where it is shown."""
+    if any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("must be valid UTF-8 without control characters")
+    return value
+
+
+Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX), AfterValidator(_is_name)]
 
 
 class SubmitBody(BaseModel):
@@ -18,10 +32,19 @@ class SubmitBody(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     log_path: str = Field(description="Absolute path of the log inside the allowed root.")
-    user: str = "unknown"
-    job_id: str | None = None
+    user: Name = "unknown"
+    job_id: Name | None = None
     cycle_id: Annotated[int, Field(strict=True)] | None = None  # Else ``true`` would be 1, which the schema does not say.
     analysis_intent: Intent = Intent.TRACK_ONLY
+
+    @classmethod
+    def of(cls, **fields: Any) -> SubmitBody:
+        """Return the body of these fields. Raises InvalidParameter, which a caller in Python expects."""
+        try:
+            return cls(**fields)
+        except ValidationError as exc:
+            told = exc.errors()[0]
+            raise InvalidParameter(f"{'.'.join(map(str, told['loc']))}: {told['msg']}") from None
 
 
 class SubmitReply(BaseModel):

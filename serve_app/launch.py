@@ -114,6 +114,7 @@ def prepare_environment(nbthread: int = 1) -> None:
 @contextlib.contextmanager
 def _ray(settings: Settings) -> Iterator[None]:
     prepare_environment()
+    os.chdir("/")  # Ray lets its processes import from here, and others may write where the service was started.
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "local")

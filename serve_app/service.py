@@ -92,6 +92,8 @@ class AttributionService:
         if job is None or job.mode is not JobMode.SPLITLOG:
             select_files((log.path,), True, query.file, False)
             return await self._answer(log, job, query)
+        if not all(is_inside(path, log.root) for path in job.log_files):
+            raise OutsideRoot("the LOGS_DIR of this job is not inside the caller's root")  # Names nothing that lies there.
         logs = [LogPath(path, log.root) for path in select_files(job.log_files, job.terminated, query.file, query.all_files)]
         if not query.all_files:
             reply = splitlog_reply(await self._answer(logs[-1], job, query), job, logs[-1].path)
@@ -123,8 +125,6 @@ class AttributionService:
         return list(await asyncio.gather(*(answer(log) for log in logs)))
 
     async def _answer(self, log: LogPath, job: JobView | None, query: ResultQuery) -> ResultReply:
-        if not is_inside(log.path, log.root):  # A log may name a LOGS_DIR beyond the caller's root.
-            raise OutsideRoot(f"'{log.path}' is outside the allowed root")
         if not query.wait:
             return await self._known(log, query)
         analysis = await self._analysis(AnalyzeRequest(path=log.path, requester=requester(log.path, job)), query.timeout_s)

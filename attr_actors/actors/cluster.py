@@ -30,7 +30,7 @@ from attr_actors.actors.model_gate import ModelGate
 from attr_actors.actors.notifier import Notifier
 from attr_actors.actors.tracker import Tracker
 from attr_actors.adapters.llm_keys import key_source
-from attr_actors.errors import AttrError, LedgerFault, Overloaded, Unavailable
+from attr_actors.errors import AttrError, LedgerFault, LedgerTakenOver, Overloaded, Unavailable
 from attr_actors.handles import Actors, LedgerHandle, ModelGateHandle
 from attr_actors.models import Health
 from attr_actors.settings import Settings
@@ -246,7 +246,10 @@ def _open(spec: Spec, settings: Settings, up: dict[str, Any], deadline: float) -
     wanted = (attr_actors.__version__, settings.fingerprint())
     while time.monotonic() < deadline:
         actor = _create(spec, settings, up)
-        health = _ask_health(actor, deadline)
+        try:
+            health = _ask_health(actor, deadline)
+        except LedgerTakenOver:  # It is there, and so is what the replica will answer from memory.
+            return
         if health and (health.version, health.fingerprint) == wanted:
             return
         if health:  # Another version or other settings: make room for ours.

@@ -12,15 +12,16 @@ from collections.abc import Callable
 
 from attr_actors import __version__
 from attr_actors.adapters.ledger_db import LedgerDb
+from attr_actors.adapters.ledger_file import is_in_use
 from attr_actors.adapters.ledger_upkeep import finish_import
-from attr_actors.errors import LedgerFault
+from attr_actors.errors import LedgerFault, LedgerTakenOver
 from attr_actors.models import Analysis, Delivery, Health, Outcome, Recording, Snapshot, Stats, StoredReply
 from attr_actors.settings import Settings
 
 LOOK_EVERY_S = 0.2
 """How often a ledger that is asked something looks whether a successor wants its file: a stat."""
-AWAY_S = 10.0
-"""So long a ledger that handed its file over leaves it alone; if the successor has died by then, it takes it back."""
+AWAY_S = 15.0
+"""A ledger that handed its file over takes it back when nobody has held it for so long: ten times what a killed successor is away."""
 
 logger = logging.getLogger("attr_actors.ledger")
 
@@ -44,7 +45,10 @@ class Ledger:
         self._counts: Counter[str] = Counter()
         self._sinks = settings.sink_names
         self._opened: LedgerDb | None = None
-        self._looked_at = self._handed_over_at = -math.inf
+        self._take_over = settings.ledger_take_over
+        self._looked_at = -math.inf
+        self._free_since: float | None = None
+        """After a hand-over: since when nobody has been seen to hold the file."""
         with contextlib.suppress(LedgerFault):
             self._open(settings.ledger_lock_wait_s)
 
@@ -132,20 +136,28 @@ class Ledger:
             self._looked_at = now
             if self._opened.file.is_wanted():
                 self._hand_over(now)
-        if 0 <= now - self._handed_over_at < AWAY_S:
-            raise LedgerFault("another service has taken the ledger over; this one answers from memory until it ends")
+        if self._free_since is not None:
+            self._wait_for_silence(now, self._free_since)
         return self._opened or self._open(0.0)
 
     def _hand_over(self, now: float) -> None:
         logger.warning("the ledger '%s' is handed over to another service, which asked for it", self._settings.ledger_file)
-        self._handed_over_at = now
+        self._take_over, self._free_since = False, now  # It never asks for the file back.
         self.close()
         self._opened = None
 
+    def _wait_for_silence(self, now: float, free_since: float) -> None:
+        """Return when nobody has held the file for so long that the successor must be gone. Raises LedgerTakenOver."""
+        if is_in_use(self._settings.ledger_file):
+            free_since = now
+        self._free_since = free_since
+        if now - free_since < AWAY_S:
+            raise LedgerTakenOver("another service has taken the ledger over; this one answers what it has at hand until it ends")
+        self._free_since = None
+
     def _open(self, lock_wait_s: float) -> LedgerDb:
         settings = self._settings
-        take_over = settings.ledger_take_over and self._handed_over_at == -math.inf  # Never back from the successor.
-        db = LedgerDb(settings.ledger_file, lock_wait_s, take_over)
+        db = LedgerDb(settings.ledger_file, lock_wait_s, self._take_over)
         try:
             imported = finish_import(db, settings.allowed_root, self._clock(), settings.entry_age_max_s)
         except LedgerFault:

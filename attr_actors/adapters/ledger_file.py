@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from pydantic_core import PydanticSerializationError
 
-from attr_actors.adapters.ledger_lock import WriterLock
+from attr_actors.adapters.ledger_lock import WriterLock, is_held
 from attr_actors.adapters.ledger_schema import is_unreadable, open_database
 from attr_actors.errors import InvalidPath, LedgerFault
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 PARTS = ("-wal", "-shm", "")
 """Endings of the files of one database; the database itself comes last, so that a half-done renaming is seen as such."""
+
+LOCK = ".lock"
 
 
 class LedgerFile:
@@ -38,7 +40,7 @@ class LedgerFile:
         self.issues: dict[str, str] = {}
         try:
             os.makedirs(os.path.dirname(path) or ".", mode=0o700, exist_ok=True)
-            self._lock = WriterLock(path + ".lock", lock_wait_s, take_over)
+            self._lock = WriterLock(path + LOCK, lock_wait_s, take_over)
         except OSError as exc:
             raise LedgerFault(f"cannot open the ledger '{path}': {exc.strerror}") from None
         try:
@@ -131,6 +133,14 @@ class LedgerFile:
             return
         if is_json:
             os.replace(self.path, self.import_path)
+
+
+def is_in_use(path: str) -> bool:
+    """Tell whether somebody has the ledger open now; also where that cannot be told."""
+    try:
+        return is_held(path + LOCK)
+    except OSError:
+        return True
 
 
 def free_name(prefix: str) -> str:

@@ -12,9 +12,9 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 import uuid
-from pathlib import Path
 
 from attr_actors.errors import LedgerFault
 
@@ -48,9 +48,11 @@ class WriterLock:
     def is_wanted(self) -> bool:
         """Tell whether a successor asks for the lock."""
         try:
-            return time.time() - os.stat(self._request).st_mtime < REQUEST_AGE_MAX_S
+            seen = os.lstat(self._request)
         except OSError:
             return False
+        ours = stat.S_ISREG(seen.st_mode) and seen.st_uid == os.geteuid()
+        return ours and abs(time.time() - seen.st_mtime) < REQUEST_AGE_MAX_S
 
     def release(self) -> None:
         """Give the lock back."""
@@ -61,7 +63,7 @@ class WriterLock:
         deadline = time.monotonic() + wait_s
         while not self._try():
             if self._take_over:
-                Path(self._request).touch(0o600)
+                self._renew_request()
             if time.monotonic() >= deadline:
                 owner = _parse(self._read())
                 raise LedgerFault(f"the ledger is in use by process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}")
@@ -73,6 +75,13 @@ class WriterLock:
         except BlockingIOError:
             return False
         return True
+
+    def _renew_request(self) -> None:
+        fd = os.open(self._request, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            os.utime(fd)
+        finally:
+            os.close(fd)
 
     def _forget_request(self) -> None:
         with contextlib.suppress(OSError):
@@ -95,6 +104,18 @@ class WriterLock:
             return b""
         finally:
             os.close(fd)
+
+
+def is_held(path: str) -> bool:
+    """Tell whether somebody holds the lock file now. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _parse(signature: bytes) -> dict[str, object]:

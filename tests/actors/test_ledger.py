@@ -12,7 +12,7 @@ import pytest
 
 from attr_actors.actors.ledger import AWAY_S, LOOK_EVERY_S, Ledger
 from attr_actors.adapters.ledger_lock import REQUEST_AGE_MAX_S
-from attr_actors.errors import LedgerFault
+from attr_actors.errors import LedgerFault, LedgerTakenOver
 from attr_actors.handles import LedgerHandle
 from tests.answers import analysis, attribution, recording
 from tests.ledgers import settings
@@ -108,28 +108,47 @@ def test_a_successor_that_may_take_over_gets_the_file_between_two_calls(tmp_path
     second.close()
 
 
-def test_a_ledger_that_was_taken_over_never_asks_for_the_file_but_takes_it_when_it_is_free(tmp_path: Path) -> None:
+def test_a_ledger_that_was_taken_over_never_asks_for_the_file_but_takes_it_when_nobody_has_held_it_for_long(tmp_path: Path) -> None:
     now = time.time()
     first = Ledger(settings(tmp_path, ledger_take_over=True), lambda: now)
     second = Ledger(settings(tmp_path, ledger_lock_wait_s=0, ledger_take_over=True))
-    with pytest.raises(LedgerFault, match="taken the ledger over"):
+    with pytest.raises(LedgerTakenOver):
         first.stats()
     second.record((recording(),))
-    now += AWAY_S
-    with pytest.raises(LedgerFault, match="in use by process"):
+    now += 2 * AWAY_S
+    with pytest.raises(LedgerTakenOver):
         first.stats()
     second.record((recording("/b.log"),))  # Nobody asked for it.
     second.close()
+    now += AWAY_S - 1  # A successor that was killed is back before that.
+    with pytest.raises(LedgerTakenOver):
+        first.stats()
+    now += 1
     assert first.lookup("/b.log")
     first.close()
 
 
-def test_a_request_of_a_process_that_is_gone_moves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", ["directory", "link", "of the future", "old"])
+def test_what_is_no_request_of_a_living_process_moves_nothing(tmp_path: Path, made: str) -> None:
     first = Ledger(settings(tmp_path))
-    wanted = tmp_path / "ledger.db.lock.wanted"
-    wanted.touch()
-    os.utime(wanted, (time.time() - REQUEST_AGE_MAX_S,) * 2)
+    wanted, other = tmp_path / "ledger.db.lock.wanted", tmp_path / "other"
+    other.touch()
+    wanted.mkdir() if made == "directory" else wanted.symlink_to(other) if made == "link" else wanted.touch()
+    if made in ("of the future", "old"):
+        at = time.time() + (86400 if made == "of the future" else -REQUEST_AGE_MAX_S)
+        os.utime(wanted, (at, at))
     assert first.health().issues == ()
+    first.close()
+
+
+def test_a_planted_link_is_not_followed_by_a_request(tmp_path: Path) -> None:
+    first = Ledger(settings(tmp_path))
+    target = tmp_path / "target"
+    (tmp_path / "ledger.db.lock.wanted").symlink_to(target)
+    second = Ledger(settings(tmp_path, ledger_lock_wait_s=0, ledger_take_over=True))
+    with pytest.raises(LedgerFault):
+        second.stats()
+    assert not target.exists()
     first.close()
 
 

@@ -244,3 +244,19 @@ def test_each_request_that_was_worked_on_is_logged_with_its_name(api: Api, caplo
     records = [record.__dict__ for record in caplog.records if record.name == "attr_actors.requests"]
     assert [(r["message"], r["log_path"]) for r in records] == [("result 200", path), ("submit 200", path)]
     assert (records[0]["request_id"], records[1]["job"]) == ("my-request.1", "7")
+
+
+def test_a_log_that_names_another_keys_directory_shows_nothing_that_lies_there(open_api, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    keyed = Keyed(open_api, tmp_path)
+    api = keyed.api
+    secret = api.write("ann/dir/secretproj_777_cycle2.log")
+    log = api.write("bob/slurm-777.out", f"<< START PATHS >>\nLOGS_DIR={Path(secret).parent}\n<< END PATHS >>\n" + "x\n" * 3000)
+    keyed.add("bob", "read", "submit", root=str(api.root / "bob"))
+    keyed.tick()
+    headers = {"Authorization": "Bearer bob"}
+    assert api.client.post("/logs", json={"log_path": log, "job_id": "777"}, headers=headers).json()["mode"] == "splitlog"
+    asked = [{}, {"file": Path(secret).name}, {"file": "guessed_777_cycle2.log"}, {"all_files": True}]
+    replies = [api.client.get("/logs", params={"log_path": log, **more}, headers=headers) for more in asked]
+    assert len({reply.text for reply in replies}) == 1
+    assert (replies[0].status_code, replies[0].json()["error_code"]) == (403, "outside_root")
+    assert "secretproj" not in replies[0].text

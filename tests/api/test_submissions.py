@@ -201,6 +201,16 @@ def test_a_body_that_does_not_end_is_judged_as_it_is(api: Api, monkeypatch: pyte
     assert sent[0]["status"] == 422
 
 
+@pytest.mark.parametrize("field", ["user", "job_id"])
+@pytest.mark.parametrize("value", ["\\ud800", "a\\nb", "\\u0000", "\\u001b[31m", "x" * 257])
+def test_a_name_that_could_not_be_stored_or_would_forge_a_line_is_refused(api: Api, field: str, value: str) -> None:
+    path = api.write("a.log")
+    body = f'{{"log_path": "{path}", "{field}": "{value}"}}'
+    reply = api.client.post("/logs", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code == 422
+    assert api.client.get("/jobs").json()["returned"] == 0
+
+
 def test_a_bug_on_the_short_way_is_an_internal_error(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     async def submit(*_: object) -> None:
         raise ZeroDivisionError

@@ -64,6 +64,8 @@ def start_service(place: Path, **environment: str) -> Service:
         "PYTHONPATH": str(REPO),
         **environment,
     }
+    # Whoever may write where the service was started must not get to run code in it.
+    (place / "mcp.py").write_text("raise RuntimeError('imported from the working directory')\n")
     with (place / "service.log").open("a") as log:
         process = subprocess.Popen([sys.executable, "-m", "attr_actors.cli"], env=env, stdout=log, stderr=log, text=True, cwd=place)
     url = f"http://127.0.0.1:{port}"

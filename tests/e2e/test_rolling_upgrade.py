@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.conftest import processes_below
 from tests.e2e.steady_load import DOCUMENTED, Load
 from tests.e2e.test_serve_configs import load, ready, result_id, until
 from tests.ray_nodes import RayNodes, free_port
@@ -71,10 +74,25 @@ def test_a_new_release_is_rolled_out_under_load_without_losing_an_answer(tmp_pat
         subprocess.run(["rm", "-rf", str(tmp_path / "release-0.0.9"), str(tmp_path / "release-0.1.0")], check=False)
 
 
+def replace_replica(nodes: RayNodes, url: str) -> None:
+    """Kill the only replica of a cluster whose ledger was taken over; another must come and answer."""
+
+    def replicas() -> list[int]:
+        return processes_below(nodes.nodes["head"].pid, b"ray::ServeReplica")
+
+    (old,) = replicas()
+    os.kill(old, signal.SIGKILL)
+    took_s = until(
+        lambda: replicas() and old not in replicas() and httpx.get(f"{url}/healthz", timeout=30).status_code == 200, "a replica", 90
+    )
+    print(f"the old cluster has a new replica after {took_s:.1f} s", file=sys.stderr)
+
+
 def test_a_second_cluster_takes_the_ledger_over_under_load_without_losing_an_answer(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     clusters: list[RayNodes] = []
     loads: list[Load] = []
+    urls: list[str] = []
     try:
         for name in ("old", "new"):
             (tmp_path / name).mkdir()
@@ -86,19 +104,21 @@ def test_a_second_cluster_takes_the_ledger_over_under_load_without_losing_an_ans
             config["applications"][0]["args"] |= {"rate_limit_analyze": "100000/minute", "rate_limit_submit": "100000/minute"}
             started = time.monotonic()
             clusters[-1].deploy(config)
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            urls.append(f"http://127.0.0.1:{port}")
+            with httpx.Client(base_url=urls[-1], timeout=30) as client:
                 until(lambda c=client: ready(c), f"the {name} cluster", 150)
             print(f"the {name} cluster was ready {time.monotonic() - started:.1f} s after its deployment", file=sys.stderr)
-            loads.append(Load(f"http://127.0.0.1:{port}", tmp_path, 1000 + 50_000 * len(loads)))
+            loads.append(Load(urls[-1], tmp_path, 1000 + 50_000 * len(loads)))
             loads[-1].start()
             until(lambda: len(loads[-1].acknowledged) >= 30, f"load on the {name} cluster", 60)
         for one in loads:
             one.end()
             print(f"{len(one.acknowledged)} acknowledged; outcomes {dict(one.outcomes)}, slowest {one.slowest_s:.1f} s", file=sys.stderr)
             assert set(one.outcomes) <= DOCUMENTED, one.outcomes
+        replace_replica(clusters[0], urls[0])
         clusters[0].stop()
         acknowledged = loads[0].acknowledged | loads[1].acknowledged
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with httpx.Client(base_url=urls[-1], timeout=30) as client:
             assert [log for log, found in acknowledged.items() if result_id(client, log) != found] == []
     finally:
         for one in loads:

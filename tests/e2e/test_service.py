@@ -63,6 +63,13 @@ def test_a_client_that_disconnects_does_not_stop_the_flight(service: Service) ->
         time.sleep(0.05)
 
 
+def test_what_lies_where_the_service_was_started_is_not_imported(service: Service) -> None:
+    assert (service.root.parent / "mcp.py").exists()
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    reply = service.client.post("/mcp", json=asked, headers={"Accept": "application/json, text/event-stream"})
+    assert (reply.status_code, "analyze_log" in reply.text) == (200, True)
+
+
 class Traffic:
     """Threads that POST and GET without a pause and remember every acknowledged answer."""
 
