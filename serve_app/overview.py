@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from attr_actors.errors import BusyError
+from attr_actors.errors import AttrError
 from attr_actors.handles import Actors, Reporting
 from attr_actors.models import Health, Stats
 from serve_app.bodies import HealthReply
@@ -108,12 +108,12 @@ class Overview:
 async def _health_of(name: str, actor: Reporting) -> Health:
     try:
         return await actor.health()
-    except BusyError as exc:
+    except AttrError as exc:  # It is away, or cannot do its work: a ledger without its file.
         return Health(name=name, version="", fingerprint="", pid=0, started_at=0, issues=(exc.message,), failing=name in VITAL)
 
 
 async def _stats_of(actor: Reporting) -> Stats:
     try:
         return await actor.stats()
-    except BusyError:
+    except AttrError:
         return Stats()  # GET /healthz says that it is away.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from attr_actors.adapters.ledger_lock import WriterLock
 from tests.api.conftest import Api
 
 PROBLEMS = [
@@ -169,3 +170,14 @@ def test_stats_has_the_predecessors_groups(api: Api) -> None:
 def test_nothing_outside_the_root_is_named_by_print(api: Api, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     assert api.client.get("/print", params={"log_path": str(tmp_path / "secret")}).status_code == 403
+
+
+def test_a_ledger_without_its_file_is_told_and_not_an_error_of_the_probes(open_api, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    other = WriterLock(str(tmp_path / "ledger.db.lock"), 0)
+    client = open_api(ledger_lock_wait_s=0).client
+    reply = client.get("/healthz")
+    assert (reply.status_code, reply.json()["status"]) == (200, "fail")
+    assert any("in use by process" in issue for issue in reply.json()["issues"])
+    assert client.get("/healthz", params={"ready": "true"}).status_code == 503
+    assert [client.get(url).status_code for url in ("/stats", "/metrics")] == [200, 200]
+    other.release()

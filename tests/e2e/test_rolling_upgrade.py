@@ -80,11 +80,15 @@ def replace_replica(nodes: RayNodes, url: str) -> None:
     def replicas() -> list[int]:
         return processes_below(nodes.nodes["head"].pid, b"ray::ServeReplica")
 
+    def is_replaced() -> bool:
+        return old not in replicas() and httpx.get(f"{url}/healthz", timeout=30).status_code == 200
+
     (old,) = replicas()
     os.kill(old, signal.SIGKILL)
-    took_s = until(
-        lambda: replicas() and old not in replicas() and httpx.get(f"{url}/healthz", timeout=30).status_code == 200, "a replica", 90
-    )
+    try:
+        took_s = until(is_replaced, "a replica", 60)
+    except AssertionError as exc:
+        raise AssertionError(f"{exc}\n{nodes.serve_status()}") from None
     print(f"the old cluster has a new replica after {took_s:.1f} s", file=sys.stderr)
 
 
