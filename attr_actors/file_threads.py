@@ -124,8 +124,12 @@ class FileThreads:
     async def _run_group(
         self, items: Sequence[tuple[str, Callable[[], T]]], group: list[int], answers: list[T | AttrError | None], patience_s: float
     ) -> None:
+        until = time.monotonic() + patience_s
+
         def work() -> None:
             for place in group:
+                if time.monotonic() >= until:  # Nobody takes these answers any more.
+                    return
                 try:
                     answers[place] = items[place][1]()
                 except AttrError as exc:

@@ -108,7 +108,9 @@ class Settings(BaseSettings):
     job_age_max_s: float = Field(180 * 86400, gt=0, description="Any job older than this is forgotten, s.")
     pending_bytes: int = Field(4096, ge=1, description="A log with a job_id and fewer bytes is pending: too early to tell its layout.")
     followed_max: int = Field(64, ge=0, description="Growing logs that one analyzer follows for progressive jobs (about 0.5 MB each).")
-    marker_head_bytes: int = Field(2**20, ge=4096, description="A log without START PATHS in its first bytes has none and is not read on.")
+    marker_head_bytes: int = Field(
+        2**20, ge=4096, le=2**26, description="A log without START PATHS in its first bytes has none and is not read on."
+    )
     logs_dir_files_max: int = Field(1000, ge=1, description="Log files kept per splitlog job, the last ones in order.")
     tracker_threads: int = Field(8, ge=1, description="Logs that the tracker looks at in parallel; shared file systems wait.")
     background_analyses_max: int = Field(8, ge=1, description="Completed logs that the tracker has analysed at a time.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import count
 from typing import NamedTuple
@@ -45,12 +45,14 @@ class Looks:
         """Batches of a round that are under way at a time."""
         self._clients = FileThreads("tracker-look", settings.tracker_threads, WAITING_MAX)
         self._clock = ThreadPoolExecutor(self.lanes, "tracker-round")
+        self._late: list[Future[list[tuple[str, Look | Exception]]]] = []
+        """Batches that were given up and may still be in their threads."""
         self._numbers = count(1)
 
-    async def one(self, wanted: Wanted) -> Look:
-        """Look at a log for a client. Raises what take_look() raises, and Unavailable."""
+    async def one(self, wanted: Wanted, background: bool = False) -> Look:
+        """Look at a log for a client, or behind all clients. Raises what take_look() raises, and Unavailable."""
         number = next(self._numbers)
-        return await self._clients.run(wanted.path, lambda: self._take(wanted, number, None), self._timeout_s)
+        return await self._clients.run(wanted.path, lambda: self._take(wanted, number), self._timeout_s, background)
 
     async def together(self, wanted: Sequence[Wanted], patience_s: float) -> list[Look | AttrError | None]:
         """Look at logs for clients who came together; None is for one that must be looked at alone."""
@@ -58,29 +60,39 @@ class Looks:
 
     async def many(self, wanted: list[Wanted], listed: LogsDirs) -> list[tuple[str, Look | Exception]]:
         """Look at a batch for the clock; whatever went wrong with one log is its answer."""
-        loop = asyncio.get_running_loop()
+        batch = self._clock.submit(self._take_all, wanted, next(self._numbers), listed)
         try:
             async with asyncio.timeout(self._timeout_s * 2):  # A batch is many logs, and nobody waits for it.
-                return await loop.run_in_executor(self._clock, self._take_all, wanted, next(self._numbers), listed)
+                return await asyncio.wrap_future(batch)
         except TimeoutError:
+            self._late = [*(late for late in self._late if not late.done()), batch]
             return [(w.path, self._too_slow()) for w in wanted]
+
+    def issues(self) -> list[str]:
+        """Return what hangs, for the operator: mounts that answer no client, and threads of the clock."""
+        hung = [f"the file system at '{point}' does not answer" for point in self._clients.hung_mounts()]
+        stuck = sum(not late.done() for late in self._late)
+        return hung + ([f"{stuck} of {self.lanes} threads of the rounds are stuck in a file system"] if stuck else [])
 
     def close(self) -> None:
         """Let the threads end."""
         self._clients.close()
         self._clock.shutdown(wait=False)
 
-    def _take(self, wanted: Wanted, number: int, listed: LogsDirs | None) -> Look:
-        return take_look(LogPath(wanted.path, self._root), wanted.job_id, wanted.known, self._bounds, number, listed)
+    def _take(self, wanted: Wanted, number: int, listed: LogsDirs | None = None, bounds: Bounds | None = None) -> Look:
+        log = LogPath(wanted.path, self._root)
+        return take_look(log, wanted.job_id, wanted.known, bounds or self._bounds, number, listed)
 
     def _take_now(self, wanted: Wanted) -> Look:
-        return self._take(wanted, next(self._numbers), None)
+        return self._take(wanted, next(self._numbers))
 
-    def _take_all(self, batch: Iterable[Wanted], number: int, listed: LogsDirs) -> list[tuple[str, Look | Exception]]:
+    def _take_all(self, batch: Sequence[Wanted], number: int, listed: LogsDirs) -> list[tuple[str, Look | Exception]]:
+        """Look at all, each for its share of the time: a batch of long logs must not be given up with all that it found."""
+        bounds = self._bounds._replace(look_s=min(self._bounds.look_s, self._timeout_s / max(1, len(batch))))
         found: list[tuple[str, Look | Exception]] = []
         for wanted in batch:
             try:
-                found.append((wanted.path, self._take(wanted, number, listed)))
+                found.append((wanted.path, self._take(wanted, number, listed, bounds)))
             except Exception as exc:  # noqa: BLE001 - One odd log must not hide the others of its batch.
                 found.append((wanted.path, exc))
         return found

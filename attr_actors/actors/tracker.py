@@ -17,6 +17,7 @@ import attr_actors
 from attr_actors import handles, tracing
 from attr_actors.actors.backlog import Backlog
 from attr_actors.actors.group_commit import JobWriter
+from attr_actors.actors.long_logs import LongLogs
 from attr_actors.actors.looks import Looks, Wanted
 from attr_actors.core.job import Job
 from attr_actors.core.job_counts import count_jobs
@@ -71,6 +72,7 @@ class Tracker:
         self._backlog = Backlog(
             analyzers, self._perform, settings.background_analyses_max, settings.compute_timeout, settings.call_timeout_s
         )
+        self._long_logs = LongLogs(self._read_on)
         self._counts: Counter[str] = Counter()
         self._poll_failed: str | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -87,6 +89,7 @@ class Tracker:
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait([self._loop])
+        await self._long_logs.stop()
         await self._writer.settle_all()
         self._looks.close()
 
@@ -112,11 +115,14 @@ class Tracker:
         return tuple(answers)
 
     async def finish(self, path: str) -> JobView | None:
-        """Return the job with its files freshly listed and mark it terminated; None if untracked."""
+        """Return the job with its files freshly listed and mark it terminated; None if untracked.
+
+        Raises Unavailable while its log is not read through: it may name another LOGS_DIR further on.
+        """
         await self._opened()
         if (job := self._book.jobs.get(path)) is None:
             return None
-        look = await self._seen(Wanted.of(job))
+        look = await self._seen_through(job)
         self._perform(Finished(path, look, self._clock()))
         return await self._durable(path) if path in self._book.jobs else None
 
@@ -175,6 +181,7 @@ class Tracker:
             issues.append("jobs could not be saved")
         if self._poll_failed:
             issues.append(f"the last round over the jobs failed: {self._poll_failed}")
+        issues += self._looks.issues()
         if len(self._book.jobs) >= self._settings.max_jobs:
             issues.append(f"the job limit is reached: {self._settings.max_jobs}")
         return Health(
@@ -210,6 +217,8 @@ class Tracker:
         for job in sorted(saved, key=lambda j: j.created_at):
             book.restore(job)
         self._book = book
+        for job in saved:
+            self._note_long(job)
         if len(saved) >= MANY:
             gc.collect()
             gc.freeze()
@@ -276,6 +285,37 @@ class Tracker:
             self._count_fault(wanted.path, exc)
             raise
 
+    async def _seen_through(self, job: Job) -> Look:
+        """Look at a job's log until it is read through, for as long as a quick request may take. Raises Unavailable beyond it."""
+        until = time.monotonic() + self._settings.file_timeout_s
+        look = await self._seen(Wanted.of(job))
+        while look.behind and job.job_id is not None:
+            self._perform(Looked(job.path, look))
+            if time.monotonic() >= until:
+                raise Unavailable(f"'{job.path}' is long and is still being read", 10.0)
+            job = self._book.jobs.get(job.path, job)
+            look = await self._seen(Wanted.of(job))
+        return look
+
+    async def _read_on(self, path: str) -> None:
+        """Take one look at a long log, behind all clients; if there is more, storing what it found queues it again."""
+        job = self._book.jobs.get(path)
+        if job is None or not job.behind:
+            return
+        try:
+            look = await self._looks.one(Wanted.of(job), background=True)
+            self._perform(Looked(path, look))
+            if not look.behind:  # Until then nothing is lost with a row but some reading.
+                await self._writer.settle_all()
+        except Exception as exc:  # noqa: BLE001 - One odd log must not hold up the others; the next round looks at it again.
+            self._count_fault(path, exc)
+
+    def _note_long(self, job: Job) -> None:
+        if job.behind:
+            self._long_logs.add(job.path)
+        else:
+            self._long_logs.discard(job.path)
+
     def _count_fault(self, path: str, fault: Exception) -> None:
         if isinstance(fault, NotReadable):
             self._counts["permission_errors.file"] += 1
@@ -290,7 +330,9 @@ class Tracker:
             match effect:
                 case Save(job):
                     self._writer.mark(job.path, render_job(job))
+                    self._note_long(job)
                 case Forget(path):
+                    self._long_logs.discard(path)
                     self._writer.mark(path, None)
                 case Analyse():
                     self._backlog.add(effect)

@@ -73,6 +73,11 @@ class Job:
         """Return what the next look starts from."""
         return Known(self.size, self.mtime_ns, self.markers)
 
+    @property
+    def behind(self) -> bool:
+        """Tell whether the log was not read through yet, so that its last LOGS_DIR is not known. Without a job_id none is asked for."""
+        return self.job_id is not None and self.markers.is_behind(self.size)
+
     def path_of(self, name: str) -> str:
         """Return the path of one of the job's files."""
         return os.path.join(self.logs_dir or os.path.dirname(self.path), name)
@@ -105,7 +110,7 @@ def layout(job_id: str | None, look: Look, pending_bytes: int, final: bool) -> L
     """Return what a look says (the mode table of the HTTP contract); ``final``: nothing more will be written."""
     if job_id is None:
         return Layout.PLAIN
-    if not look.size or (look.size < pending_bytes and not final):
+    if not look.size or look.behind or (look.size < pending_bytes and not final):
         return Layout.WAITING
     if look.logs_dir is not None or look.fault is not None:
         return Layout.SPLIT
@@ -116,11 +121,12 @@ def layout(job_id: str | None, look: Look, pending_bytes: int, final: bool) -> L
 def owed(job: Job) -> tuple[LogFile, ...]:
     """Return the complete files whose present content was not analysed yet.
 
-    A file is complete when a newer one exists or the job has terminated.
+    A file is complete when a newer one exists or the job has terminated; which one is the last is known once the log was
+    read through.
     """
     if job.mode is JobMode.PENDING:
         return ()
-    complete = job.files if job.terminated_at is not None else job.files[:-1]
+    complete = job.files if job.terminated_at is not None and not job.behind else job.files[:-1]
     return tuple(f for f in complete if not f.settled)
 
 

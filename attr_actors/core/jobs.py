@@ -72,11 +72,13 @@ class JobBook:
     def is_due(self, path: str, at: float) -> bool:
         """Tell whether the clock must look at a job's files.
 
-        Not at a single log that nobody wants followed, nor at what is done and not yet old enough to go.
+        Not at a single log that was read through and that nobody wants followed, nor at what is done and not yet old enough to go.
         """
         job = self.jobs.get(path)
         if job is None:
             return False
+        if job.behind:
+            return True
         if job.terminated_at is None:
             return job.mode is not JobMode.SINGLE or job.progressive
         return job.mode is JobMode.PENDING or at >= self._expires_at(job) or bool(owed(job))
@@ -145,10 +147,10 @@ class JobBook:
             yield Forget(path)
 
     def _expires_at(self, job: Job) -> float:
-        """Return when a job is forgotten. A terminated one stays while its log is still written to or an analysis is owed."""
+        """Return when a job is forgotten. A terminated one stays while its log is written or read, or an analysis is owed."""
         oldest = job.created_at + self.limits.job_age_max_s
         if job.terminated_at is not None:
-            age_s = self.limits.pending_age_max_s if owed(job) else self.limits.terminated_age_max_s
+            age_s = self.limits.pending_age_max_s if job.behind or owed(job) else self.limits.terminated_age_max_s
             return min(oldest, max(job.terminated_at, job.mtime_ns / 1e9) + age_s)
         if job.mode is JobMode.PENDING:
             return min(oldest, job.created_at + self.limits.pending_age_max_s)

@@ -2,13 +2,16 @@
 
 Hold in mind: a log is read once. ``Markers`` remembers how far it was read, and ``read_markers()`` reads on from there;
 only a log that was replaced or truncated is read again, and what was counted in its former content stays counted,
-because a scheduler that requeues a job may truncate its output.
+because a scheduler that requeues a job may truncate its output. One call reads a bounded part: whoever keeps its answer
+goes on from there, and ``Markers.is_behind()`` tells that there is more to read.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import time
 import zlib
 from dataclasses import dataclass, replace
 
@@ -17,11 +20,16 @@ from attr_actors.core.paths import LogPath, open_log
 START_PATHS = b"<< START PATHS >>"
 END_PATHS = b"<< END PATHS >>"
 LOGS_DIR = b"LOGS_DIR="
-CYCLE = re.compile(rb"profiling\.py:.*Cycle: (\d{1,9})(?!\d)")
+CYCLE_WRITER = b"profiling.py:"
+CYCLE = re.compile(rb"Cycle: (\d{1,9})(?!\d)")
 
 CHUNK_BYTES = 1 << 20
 LINE_BYTES_MAX = 64 * 1024
 """A longer line is no marker: a path has at most 4096 bytes. Bounds the memory for a log without newlines."""
+LOOK_BYTES = 64 << 20
+"""So much one call reads beyond the head: a moment's work on a quick file system."""
+LOOK_S = 1.0
+"""A call that has read for so long returns what it has, s. It is far below what callers wait for a look."""
 HEAD_BYTES = 4096
 """So many first bytes are checked to notice a log that was truncated and has grown again."""
 
@@ -45,6 +53,10 @@ class Markers:
     """Starts of the workload: a rise of ``Cycle: N``, or any N after a new start by the scheduler."""
     cycle: int | None = None
 
+    def is_behind(self, size: int | None) -> bool:
+        """Tell whether a log of ``size`` bytes was not read through yet. What is left of one that was is half a line."""
+        return self.starts > 0 and size is not None and size - self.offset > LINE_BYTES_MAX
+
 
 def feed(state: Markers, data: bytes) -> Markers:
     """Take in the bytes that follow ``state.offset``, up to the last complete line."""
@@ -61,20 +73,26 @@ def feed(state: Markers, data: bytes) -> Markers:
     return replace(state, offset=state.offset + max(begin, end), mid_line=False)
 
 
-def read_markers(log: LogPath, known: Markers, head_bytes: int) -> Markers:
-    """Read on from where ``known`` ends and return what the log says now.
+def read_markers(log: LogPath, known: Markers, head_bytes: int, look_bytes: int = LOOK_BYTES, look_s: float = LOOK_S) -> Markers:
+    """Read on from where ``known`` ends and return what the log says up to where this call came.
 
-    A log without a START PATHS line in its first ``head_bytes`` is not read further. Blocks; raises like open_log().
+    A log without a START PATHS line in its first ``head_bytes`` is not read further. Of others a call reads about
+    ``look_bytes``, for about ``look_s`` seconds, and at least one chunk. Blocks; raises like open_log().
     """
+    until = time.monotonic() + look_s
     fd = open_log(log)
     try:
         state = _resume(fd, known)
+        left = look_bytes
         while state.starts or state.offset < head_bytes:
             data = os.pread(fd, CHUNK_BYTES, state.offset)
             after = feed(state, data)
             if after.offset == state.offset:
                 break
-            state = after
+            state = _past_hole(fd, after)
+            left -= len(data)
+            if state.starts and (left <= 0 or time.monotonic() >= until):
+                break
         return replace(state, head_crc=_head_crc(fd, state.offset))
     finally:
         os.close(fd)
@@ -88,6 +106,18 @@ def _resume(fd: int, known: Markers) -> Markers:
     return replace(known, offset=0, inode=found.st_ino, mid_line=False, block_open=False, cycle=None)
 
 
+def _past_hole(fd: int, state: Markers) -> Markers:
+    """Skip the hole that a line without end runs into: it reads as zeros. A file system without holes skips nothing."""
+    if not state.mid_line:
+        return state
+    size = os.fstat(fd).st_size
+    try:
+        data = os.lseek(fd, state.offset, os.SEEK_DATA)
+    except OSError as exc:
+        data = size if exc.errno == errno.ENXIO else state.offset
+    return replace(state, offset=max(state.offset, data))
+
+
 def _head_crc(fd: int, offset: int) -> int:
     return zlib.crc32(os.pread(fd, min(offset, HEAD_BYTES), 0))
 
@@ -95,7 +125,7 @@ def _head_crc(fd: int, offset: int) -> int:
 def _candidates(data: bytes, begin: int, end: int) -> list[bytes]:
     """Return the lines that may be markers, in order. ``bytes.find`` runs at memory speed; a regular expression does not."""
     starts: set[int] = set()
-    for needle in (b" PATHS >>", LOGS_DIR, b"profiling.py:"):
+    for needle in (b" PATHS >>", LOGS_DIR, CYCLE_WRITER):
         at = data.find(needle, begin, end)
         while at >= 0:
             line = data.rfind(b"\n", begin, at) + 1 or begin
@@ -114,9 +144,15 @@ def _take_line(state: Markers, raw: bytes) -> Markers:
         named = line.removeprefix(LOGS_DIR).decode(errors="replace").strip().rstrip("/")
         changed = state.logs_dir is not None and named != state.logs_dir
         return replace(state, logs_dir=named or state.logs_dir, logs_dir_changes=state.logs_dir_changes + changed)
-    if match := CYCLE.search(line):
-        return take_cycle(state, int(match[1]))
-    return state
+    number = _cycle_of(line)
+    return state if number is None else take_cycle(state, number)
+
+
+def _cycle_of(line: bytes) -> int | None:
+    """Return the last ``Cycle: N`` behind the writer's name. In two steps: one expression for both is quadratic."""
+    at = line.find(CYCLE_WRITER)
+    numbers = CYCLE.findall(line, at) if at >= 0 else []
+    return int(numbers[-1]) if numbers else None
 
 
 def take_cycle(state: Markers, cycle: int) -> Markers:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -417,3 +418,73 @@ def test_a_save_under_way_is_no_fault(in_world: Callable[..., None]) -> None:
         await call
 
     in_world(scenario)
+
+
+def long_log(w: World, mib: int = 5) -> str:
+    """Write a log whose last LOGS_DIR, the right one, stands at its end."""
+    w.write("logs/m_7_cycle0.log", "x\n")
+    w.write("old/m_7_cycle0.log", "x\n")
+    return w.write("slurm-7.out", paths_block(w.root / "old") + "line of text, \n" * (mib << 16) + paths_block(w.root / "logs"))
+
+
+@pytest.fixture
+def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks, "Bounds", partial(looking.Bounds, look_bytes=2**20))
+
+
+@pytest.mark.usefixtures("short_looks")
+def test_a_long_log_is_read_on_behind_the_reply_and_over_a_restart(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        path = long_log(w)
+        assert (await w.tracker.submit(post(path, job_id="7", intent=Intent.TERMINAL))).mode is JobMode.PENDING
+        assert json.loads(w.ledger.rows[path])["markers"][0] > 2**19
+        await w.restart()
+        await until(lambda: w.tracker._book.modes[JobMode.SPLITLOG] == 1)
+        await w.drained()
+        view = await w.tracker.find(path)
+        assert view is not None
+        assert (view.logs_dir, view.sched_restarts, w.analysed) == (str(w.root / "logs"), 2, ["m_7_cycle0.log"])
+        assert [a for twin in w.analyzers for a in twin.analysed if str(w.root / "old") in a[0]] == []
+
+    in_world(scenario, marker_head_bytes=4096)
+
+
+@pytest.mark.usefixtures("short_looks")
+def test_a_final_question_waits_until_the_log_was_read_through(in_world: Callable[..., None]) -> None:
+    async def scenario(w: World) -> None:
+        path = long_log(w)
+        await w.tracker.submit(post(path, job_id="7"))
+        view = await w.tracker.finish(path)
+        assert view is not None
+        assert (view.mode, view.logs_dir, view.terminated) == (JobMode.SPLITLOG, str(w.root / "logs"), True)
+
+    in_world(scenario, marker_head_bytes=4096)
+
+
+def test_threads_that_are_stuck_in_looks_are_said_so(in_world: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    free, hangs = threading.Event(), threading.Event()
+    real = looks.take_look
+
+    def slow(*args: Any) -> Any:
+        if hangs.is_set():
+            free.wait(10)
+        return real(*args)
+
+    monkeypatch.setattr(looks, "take_look", slow)
+
+    async def scenario(w: World) -> None:
+        path = str(w.root / "slurm-7.out")
+        await w.tracker.submit(post(path, job_id="7"))
+        hangs.set()
+        with pytest.raises(Unavailable):
+            await w.tracker.submit(post(path, job_id="7"))
+        await w.tracker.poll()
+        said = (await w.tracker.health()).issues
+        free.set()
+        assert len(said) == 2
+        assert said[0].endswith("does not answer")
+        assert said[1] == "1 of 1 threads of the rounds are stuck in a file system"
+        await asyncio.sleep(0.2)
+        assert (await w.tracker.health()).issues == ()
+
+    in_world(scenario, file_timeout_s=0.1, tracker_threads=1)

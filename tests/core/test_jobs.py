@@ -329,3 +329,30 @@ def test_a_job_survives_its_row() -> None:
 def test_a_foreign_row_is_a_value_error(row: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_job(row)
+
+
+# Logs that were not read through yet.
+
+
+def long_look(number: int, offset: int, **more: Any) -> Look:
+    return look(number, 10**9, markers=Markers(offset=offset, starts=1, logs_dir="/l/d"), **more)
+
+
+def test_a_log_that_was_not_read_through_is_pending_on_the_clock_and_keeps_its_progress(book: JobBook) -> None:
+    post(book, seen=long_look(1, 10, logs_dir="/l/d"), job_id="7", intent=Intent.TERMINAL)
+    assert (view(book).mode, view(book).terminated, due(book, 0.0)) == (JobMode.PENDING, True, ["/l/a.log"])
+    book.apply(Looked("/l/a.log", long_look(2, 500)))
+    assert parse_job(render_job(book.jobs["/l/a.log"])).known.markers.offset == 500
+    done = book.apply(Looked("/l/a.log", long_look(3, 10**9, logs_dir="/l/d", files={"m_7_cycle0.log": 5})))
+    assert (view(book).mode, analyses(done)) == (JobMode.SPLITLOG, ["m_7_cycle0.log"])
+
+
+def test_the_last_file_is_not_the_end_before_the_log_was_read_through(book: JobBook) -> None:
+    post(book, seen=look(logs_dir="/l/d", files={"m_7_cycle0.log": 5}), job_id="7")
+    ended = post(book, seen=long_look(2, 10, logs_dir="/l/d", files={"m_7_cycle0.log": 5}), job_id="7", intent=Intent.TERMINAL)
+    assert (view(book).mode, analyses(ended), due(book, 0.0)) == (JobMode.SPLITLOG, [], ["/l/a.log"])
+
+
+def test_without_a_job_id_a_long_log_is_single_at_once(book: JobBook) -> None:
+    post(book, seen=long_look(1, 10))
+    assert (view(book).mode, due(book, 0.0)) == (JobMode.SINGLE, [])

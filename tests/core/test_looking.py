@@ -101,3 +101,15 @@ def test_a_log_of_another_user_is_permission_denied(open_place: Path) -> None:
     os.chmod(log.path, 0o600 if os.geteuid() == 0 else 0)
     with as_nobody(), pytest.raises(NotReadable, match="permission denied"):
         look(log)
+
+
+def test_a_log_that_was_not_read_through_has_no_fault_yet_and_is_read_on_though_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    log = log_with(tmp_path, Path("/etc"), "line\n" * 500_000 + f"<< START PATHS >>\nLOGS_DIR={tmp_path}/logs\n<< END PATHS >>\n")
+    bounds, known, seen = Bounds(4096, 100, look_bytes=2**20), Known(), []
+    while not seen or seen[-1].behind:
+        seen.append(take_look(log, "7", known, bounds, 1))
+        known = Known(seen[-1].size or 0, seen[-1].mtime_ns, seen[-1].markers)
+    assert len(seen) == 3
+    assert [found.fault for found in seen] == [None] * 3
+    assert [found.logs_dir for found in seen] == [None, None, str(tmp_path / "logs")]

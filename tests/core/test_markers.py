@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -147,3 +148,62 @@ def test_a_replaced_log_is_read_again(tmp_path: Path) -> None:
     other.write_bytes(text(*block("/a")) + text(*block("/c")))
     os.replace(other, log)
     assert read_markers(LogPath(str(log), str(tmp_path)), known, 2**20).starts == 3
+
+
+def test_one_call_reads_a_bounded_part_and_the_next_ones_go_on_to_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_bytes(text(*block("/a")) + b"line\n" * 1_000_000 + text(*block("/b"), cycle(0)))
+    path, size, known = LogPath(str(log), str(tmp_path)), log.stat().st_size, Markers()
+    reads = Reads(monkeypatch)
+    offsets = []
+    while not offsets or known.is_behind(size):
+        reads.bytes = 0
+        known = read_markers(path, known, 4096, 2 * m.CHUNK_BYTES)
+        offsets.append(known.offset)
+        assert reads.bytes <= 2 * m.CHUNK_BYTES + 2 * m.HEAD_BYTES
+    assert len(offsets) == 3
+    assert (known.offset, known.starts, known.logs_dir, known.attempts) == (size, 2, "/b", 1)
+
+
+def test_a_call_ends_in_time_and_still_makes_progress(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_bytes(text(*block("/a")) + b"line\n" * 1_000_000)
+    found = read_markers(LogPath(str(log), str(tmp_path)), Markers(), 4096, look_s=0)
+    assert 0 < found.offset <= m.CHUNK_BYTES
+    assert found.is_behind(log.stat().st_size)
+
+
+def test_the_bound_is_by_the_bytes_that_are_read_where_holes_are_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_holes(fd: int, offset: int, how: int) -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(m.os, "lseek", no_holes)
+    path, size, known, looks = sparse_log(tmp_path, 256 << 20), 256 << 20, Markers(), 0
+    while not looks or known.is_behind(size):
+        known, looks = read_markers(path, known, 4096, look_s=60), looks + 1
+    assert (looks, known.offset) == (5, size)  # The first chunk of the first look goes to the last whole line only.
+
+
+def sparse_log(root: Path, size: int, end: bytes = b"") -> LogPath:
+    with (root / "sparse.log").open("wb") as f:
+        f.write(text(*block("/a")))
+        f.truncate(size - len(end))
+        f.seek(0, os.SEEK_END)
+        f.write(end)
+    return LogPath(str(root / "sparse.log"), str(root))
+
+
+def test_a_hole_is_skipped_and_hides_no_later_marker(tmp_path: Path) -> None:
+    path = sparse_log(tmp_path, 8 << 40, b"\n" + text(*block("/b")))
+    began, known = time.monotonic(), Markers()
+    for _ in range(3):
+        known = read_markers(path, known, 4096)
+    assert (known.starts, known.logs_dir, known.offset) == (2, "/b", 8 << 40)
+    assert time.monotonic() - began < 5
+
+
+def test_a_line_full_of_the_writers_name_costs_linear_time() -> None:
+    began = time.monotonic()
+    found = feed(Markers(), b"profiling.py:" * 5_000 + b"Cycle: 1234567890 Cycle: 3 Cycle: 4x" + b"\n" + text(cycle(7)))
+    assert (found.attempts, found.cycle) == (2, 7)
+    assert time.monotonic() - began < 0.5
