@@ -27,7 +27,7 @@ def _mcp(args: argparse.Namespace) -> int:
 
     async def serve() -> None:
         async with find_or_open_actors(settings, args.address) as actors:
-            await build_mcp(settings, AttributionService(settings, actors)).run_stdio_async()
+            await build_mcp(AttributionService(settings, actors)).run_stdio_async()
 
     asyncio.run(serve())
     return EXIT_OK

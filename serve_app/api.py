@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 
 import attr_actors
 from attr_actors.core.access import ANYONE, Caller
@@ -32,6 +32,11 @@ logger = logging.getLogger("attr_actors.api")
 
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_parameter", 413: "body_too_large"}
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+DESCRIPTION = """Why a training job died, on which node, with the lines that prove it.
+
+`POST /mcp` has the same answers as tools for AI assistants (Model Context Protocol, streamable HTTP, stateless). There are no streams and
+no sessions: other methods get 405 `method_not_allowed`."""
 
 LogPathParam = Annotated[str, Query(description="Absolute path of the log inside the allowed root.")]
 Pretty = Annotated[bool, Query(description="Indent the JSON for people.")]
@@ -69,7 +74,7 @@ def build_api(settings: Settings, service: AttributionService, overview: Overvie
     api = FastAPI(
         title="attr-actors",
         version=attr_actors.__version__,
-        description="Why a training job died, on which node, with the lines that prove it.",
+        description=DESCRIPTION,
         root_path=settings.fast_api_root_path,
         max_body_size=BODY_BYTES_MAX,
     )
@@ -191,7 +196,7 @@ def _add_error_handlers(api: FastAPI) -> None:
 
 
 def _methods(api: FastAPI, path: str) -> set[str]:
-    return {method for route in api.routes if isinstance(route, APIRoute) and route.path == path for method in route.methods or ()}
+    return {method for route in api.routes if isinstance(route, Route) and route.path == path for method in route.methods or ()}
 
 
 def _http_message(request: Request, exc: HTTPException) -> str:

@@ -6,6 +6,7 @@ Serve reads the type of ``build_app``'s argument at run time to turn ``args:`` i
 import asyncio
 import contextlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 from ray import serve
@@ -24,6 +25,9 @@ from serve_app.traced_door import TracedDoor
 
 APP_NAME = "attr-actors"
 
+HEALTH_THREADS = 4
+"""Looks at the actors of one replica at a time. Serve gives each up after its timeout, while Ray's head may be silent for longer."""
+
 
 @serve.deployment(name="ingress")
 @serve.ingress()
@@ -33,6 +37,7 @@ class Ingress:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it.
         logging.getLogger("attr_actors").setLevel(settings.log_level_name)
         self._settings = settings
+        self._health_threads = ThreadPoolExecutor(HEALTH_THREADS, thread_name_prefix="health")  # No request can fill them.
         tracing.start(settings, f"ingress-{serve.get_replica_context().replica_tag}")
         door = Door(settings, await asyncio.to_thread(open_actors, settings))
         self._app: Asgi = TracedDoor(door) if tracing.is_on() else door
@@ -41,7 +46,7 @@ class Ingress:
     async def check_health(self) -> None:
         """Mend the supervision plan; Serve asks each replica every few seconds. A silent Ray head is no fault of the replica."""
         with contextlib.suppress(RayError):
-            await asyncio.to_thread(mend_actors, self._settings)
+            await asyncio.get_running_loop().run_in_executor(self._health_threads, mend_actors, self._settings)
 
     def __serve_build_asgi_app__(self) -> Asgi:
         return self._app

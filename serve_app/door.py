@@ -48,7 +48,7 @@ class Rule(NamedTuple):
 
 
 OTHER = Rule("other", Scope.READ)
-"""An unknown route says so only to whom may read."""
+"""An unknown route or method says so only to whom may read."""
 SUBMIT = Rule("submit", Scope.SUBMIT, "submit")
 HEALTH = Rule("healthz", None)
 DOCS = Rule("docs", None)
@@ -66,8 +66,6 @@ RULES = {
     ("GET", "/redoc"): DOCS,
     ("GET", "/openapi.json"): DOCS,
     ("POST", "/mcp"): Rule("mcp", Scope.READ, "analyze"),
-    ("GET", "/mcp"): Rule("mcp", Scope.READ),
-    ("DELETE", "/mcp"): Rule("mcp", Scope.READ),
 }
 
 

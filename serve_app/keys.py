@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from attr_actors.core.access import ANYONE, Caller, KeyRing, parse_keys
@@ -19,6 +20,7 @@ class Keys:
     def __init__(self, path: str) -> None:
         """Read the file. Raises BadSettings."""
         self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="keys")  # No request can fill it, so that a revoked key always goes.
         self._stamp: tuple[int, int, int] | None = None
         self._ring: KeyRing | None = None
         self._issue: str | None = None
@@ -42,7 +44,7 @@ class Keys:
         if not self._path:
             return
         try:
-            await asyncio.to_thread(self._read)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._read)
             self._issue = None
         except BadSettings as exc:
             if self._issue != exc.message:

@@ -1,7 +1,8 @@
 """``/mcp`` of the service: the tools over streamable HTTP.
 
 Hold in mind: the SDK takes a second of processor time to import, so a replica loads it with the first request to
-``/mcp``. Requests are stateless: any replica answers any request.
+``/mcp``. Requests are stateless: any replica answers any request. So there is POST only: a stream (GET) would never
+carry anything and hold a request's place, and there is no session to end (DELETE).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def add_mcp(api: FastAPI, settings: Settings, service: AttributionService) -> None:
     """Add ``/mcp`` to the API."""
     door = _LazyDoor(settings, service)
-    api.router.routes.append(Route("/mcp", endpoint=door, include_in_schema=False))
+    api.router.routes.append(Route("/mcp", endpoint=door, methods=["POST"], include_in_schema=False))
     inner = api.router.lifespan_context
 
     @asynccontextmanager
@@ -76,7 +77,7 @@ class _LazyDoor:
 
         from serve_app.mcp_server import build_mcp
 
-        server = build_mcp(self._settings, self._service)
+        server = build_mcp(self._service)
         # A page in somebody's browser must not reach a service on that machine's loopback under another name. Beyond
         # loopback the service has keys, and any name may lead to it.
         host = self._settings.host if self._settings.host in LOOPBACK else "0.0.0.0"

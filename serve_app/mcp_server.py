@@ -16,7 +16,6 @@ import attr_actors
 from attr_actors.core.reading import LINES_MAX, Excerpt
 from attr_actors.errors import AttrError
 from attr_actors.models import JobMode
-from attr_actors.settings import Settings
 from serve_app.mcp_tools import JOBS_MAX, WAIT_S_MAX, Answer, JobList, Tools
 from serve_app.service import AttributionService
 
@@ -31,12 +30,18 @@ Path = Annotated[str, Field(description="Absolute path of the log, inside the di
 FirstLine = Annotated[int, Field(ge=1, description="Line number to start at, from 1.")]
 
 
-def build_mcp(settings: Settings, service: AttributionService) -> MCPServer[Any]:
+def build_mcp(service: AttributionService) -> MCPServer[Any]:
     """Return the server with its tools."""
     if not logging.getLogger().handlers:  # The SDK would set up the root logger, which is not its to set up.
         logging.getLogger().addHandler(logging.NullHandler())
-    server: MCPServer[Any] = MCPServer("attr-actors", version=attr_actors.__version__, instructions=INSTRUCTIONS, log_level="ERROR")
-    tools = Tools(settings, service)
+    server: MCPServer[Any] = MCPServer(
+        "attr-actors",
+        version=attr_actors.__version__,
+        instructions=INSTRUCTIONS,
+        log_level="ERROR",
+        subscriptions=False,  # Nothing here ever changes for a listener, and each would hold a place of a request for ever.
+    )
+    tools = Tools(service)
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 
     def root_of(context: Context[Any, Any]) -> str | None:

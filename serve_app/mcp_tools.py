@@ -6,23 +6,16 @@ a log says is an instruction to whoever reads the result.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydantic import BaseModel
 
-from attr_actors.core.access import narrower_root
-from attr_actors.core.paths import LogPath, admit
 from attr_actors.core.reading import Excerpt, read_window, search_log
 from attr_actors.core.terminal import plain, shorten
-from attr_actors.errors import Forbidden, InvalidParameter, Unavailable
+from attr_actors.errors import Forbidden, InvalidParameter
 from attr_actors.models import Attribution, JobMode, Line
-from attr_actors.settings import Settings
 from serve_app.bodies import JobBody, ResultReply
 from serve_app.service import AttributionService, ResultQuery
-
-T = TypeVar("T")
 
 EVIDENCE_MAX = 20
 CASCADES_MAX = 10
@@ -55,20 +48,19 @@ class JobList(BaseModel):
 class Tools:
     """The tools. ``root`` confines a caller whose key has a root of its own."""
 
-    def __init__(self, settings: Settings, service: AttributionService) -> None:
-        self._settings = settings
+    def __init__(self, service: AttributionService) -> None:
         self._service = service
 
     async def analyze_log(self, log_path: str, root: str | None, wait_s: float) -> Answer:
         """Analyse a log and wait for the answer."""
         if not 0 < wait_s <= WAIT_S_MAX:
             raise InvalidParameter(f"wait_s must be above 0 and at most {WAIT_S_MAX:g}")
-        log = await self._admit(log_path, root)
+        log = await self._service.admit(log_path, root)
         return render_answer(log.path, await self._service.result(ResultQuery(log.path, timeout_s=wait_s, root=root)))
 
     async def get_attribution(self, log_path: str, root: str | None, file: str | None, wl_restart: int | None) -> Answer:
         """Return what is known, starting nothing."""
-        log = await self._admit(log_path, root)
+        log = await self._service.admit(log_path, root)
         return render_answer(log.path, await self._service.result(ResultQuery(log.path, wl_restart, wait=False, file=file, root=root)))
 
     async def list_jobs(self, root: str | None, mode: JobMode | None, limit: int, offset: int) -> JobList:
@@ -85,25 +77,13 @@ class Tools:
         self, log_path: str, root: str | None, pattern: str, first_line: int, matches_max: int, ignore_case: bool
     ) -> Excerpt:
         """Return matching lines."""
-        log = await self._admit(log_path, root)
-        return await self._read(lambda: search_log(log, pattern, first_line, matches_max, ignore_case))
+        return await self._service.read(
+            log_path, root, lambda log, deadline: search_log(log, pattern, first_line, matches_max, ignore_case, deadline)
+        )
 
     async def read_log_window(self, log_path: str, root: str | None, first_line: int, count: int) -> Excerpt:
         """Return lines by number."""
-        log = await self._admit(log_path, root)
-        return await self._read(lambda: read_window(log, first_line, count))
-
-    async def _admit(self, log_path: str, root: str | None) -> LogPath:
-        allowed = self._settings.allowed_root
-        return await self._read(lambda: admit(log_path, narrower_root(root, allowed) if root else allowed))
-
-    async def _read(self, work: Callable[[], T]) -> T:
-        """Touch the file system in a thread, with a limit."""
-        try:
-            async with asyncio.timeout(self._settings.file_timeout_s):
-                return await asyncio.to_thread(work)
-        except TimeoutError:
-            raise Unavailable(f"reading took longer than {self._settings.file_timeout_s:g} s; ask for less", 10.0) from None
+        return await self._service.read(log_path, root, lambda log, deadline: read_window(log, first_line, count, deadline))
 
 
 def render_answer(log_path: str, reply: ResultReply) -> Answer:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from attr_actors.core.access import narrower_root
 from attr_actors.core.paths import LogPath, admit, check_readable, is_inside, open_log, stat_log
+from attr_actors.core.reading import Deadline
 from attr_actors.core.splitlog import cycle_id_from_path, job_id_from_path, select_files
 from attr_actors.core.validity import is_valid
 from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, OutsideRoot, RequestError
@@ -42,6 +43,15 @@ FILES_AT_A_TIME = 16
 FILE_REQUESTS_MAX = 1000
 """Requests of one replica that may wait for one file system; more are refused."""
 
+READ_THREADS = 4
+"""Readings far into logs that one replica does at a time and mount; they have threads of their own, so that quick looks go on."""
+
+READS_WAITING_MAX = 100
+"""Readings of one replica that may wait for one file system; more are refused."""
+
+READ_GRACE_S = 1.0
+"""What a reading has to notice its deadline, s, before its file system counts as hung."""
+
 
 @dataclass(frozen=True)
 class ResultQuery:
@@ -64,11 +74,15 @@ class AttributionService:
         self._tracker = actors.tracker
         self._analyzers = actors.analyzers
         self._files = FileThreads("files", settings.file_threads, FILE_REQUESTS_MAX)
+        self._reads = FileThreads("reads", READ_THREADS, READS_WAITING_MAX)
         self._submissions = Submissions(actors.tracker, self._files, settings.file_timeout_s)
 
     def gauges(self) -> dict[str, float]:
         """Return what the threads on files are held up by, for the figures."""
-        return {"files.threads_stuck": float(self._files.stuck), "files.mounts_hung": float(len(self._files.hung_mounts()))}
+        return {
+            "files.threads_stuck": float(self._files.stuck + self._reads.stuck),
+            "files.mounts_hung": float(len(self._files.hung_mounts())),
+        }
 
     def issues(self) -> list[str]:
         """Return what an operator must mend."""
@@ -144,6 +158,22 @@ class AttributionService:
     async def preview(self, log_path: str, root: str | None = None) -> bytes:
         """Return the first 4096 bytes of a log, cut at a character boundary (GET /print)."""
         return await self._file(log_path, lambda: _read_head(admit(log_path, self._root(root))))
+
+    async def admit(self, log_path: str, root: str | None) -> LogPath:
+        """Return a log that the caller may read. ``root`` confines the caller further."""
+        return await self._file(log_path, lambda: admit(log_path, self._root(root)))
+
+    async def read(self, log_path: str, root: str | None, work: Callable[[LogPath, Deadline], T]) -> T:
+        """Read far into a log that the caller may read. The thread ends soon after its time is over or the caller gave up.
+
+        Raises Unavailable after ``file_timeout_s`` or when the mount hangs, Overloaded when too many wait.
+        """
+        timeout_s = self._settings.file_timeout_s
+        deadline = Deadline(timeout_s)
+        try:
+            return await self._reads.run(log_path, lambda: work(admit(log_path, self._root(root)), deadline), timeout_s + READ_GRACE_S)
+        finally:
+            deadline.give_up()
 
     async def jobs(self, mode: JobMode | None, limit: int, offset: int) -> JobsReply:
         """Return one page of tracked jobs (GET /jobs)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import os
 import zlib
+from collections.abc import Callable
 from typing import Protocol
 
 import zstandard
@@ -36,11 +37,19 @@ class Stream(Protocol):
         """Fill the buffer from its start and return how many bytes were written; 0 at the end."""
 
 
-class Source:
-    """One snapshot of an open log file. The descriptor stays the caller's."""
+def _go_on() -> None:
+    """Let a reading take as long as it takes."""
 
-    def __init__(self, fd: int, path: str, bytes_max: int) -> None:
+
+class Source:
+    """One snapshot of an open log file. The descriptor stays the caller's.
+
+    ``check`` is called before each read of the file, also of one that unpacks to nothing; what it raises ends the reading.
+    """
+
+    def __init__(self, fd: int, path: str, bytes_max: int, check: Callable[[], None] = _go_on) -> None:
         found = os.fstat(fd)
+        self._check = check
         self._fd = fd
         self._path = path
         self._bytes_max = bytes_max
@@ -56,7 +65,7 @@ class Source:
     def open(self, start: int = 0) -> Stream:
         """Return the text, at most ``bytes_max`` bytes of it; of a seekable source from ``start`` on."""
         if start:
-            return _BoundedStream(_PlainStream(self._fd, self.snapshot.size, start), self._bytes_max, start)
+            return _BoundedStream(_PlainStream(self._fd, self.snapshot.size, start, self._check), self._bytes_max, start)
         stream = self._unpacked()
         if self.encoding:
             stream = _Utf16Stream(stream, self.encoding)
@@ -91,7 +100,7 @@ class Source:
         return None
 
     def _unpacked(self) -> Stream:
-        plain = _PlainStream(self._fd, self.snapshot.size)
+        plain = _PlainStream(self._fd, self.snapshot.size, 0, self._check)
         if self.compression == "gzip":
             return _GzipStream(plain)
         return _ZstdStream(plain) if self.compression == "zstd" else plain
@@ -102,13 +111,15 @@ class Source:
 
 
 class _PlainStream:
-    def __init__(self, fd: int, size: int, start: int = 0) -> None:
+    def __init__(self, fd: int, size: int, start: int, check: Callable[[], None]) -> None:
         self._fd = fd
         self.size = size
+        self._check = check
         self._position = start
         self.note: str | None = None
 
     def readinto(self, buffer: memoryview) -> int:
+        self._check()
         wanted = min(len(buffer), self.size - self._position)
         if wanted <= 0:
             return 0
@@ -124,6 +135,7 @@ class _PlainStream:
 
     def read_at(self, place: int, size: int) -> bytes:
         """Return some bytes at a place; fewer at the end of the snapshot."""
+        self._check()
         return os.pread(self._fd, max(0, min(size, self.size - place)), place)
 
     def read(self, size: int = RAW_BYTES) -> bytes:

@@ -223,6 +223,16 @@ def test_more_waiting_requests_than_allowed_are_refused_and_probes_are_not(open_
         assert first.result(60).status_code == 200
 
 
+def test_streams_for_assistants_are_refused_and_take_no_place(open_api) -> None:  # type: ignore[no-untyped-def]
+    api = open_api(waiting_requests_max=1)
+    path = api.write("a.log")
+    for method in ("GET", "DELETE") * 3:
+        refused = api.client.request(method, "/mcp", headers={"accept": "text/event-stream"})
+        assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    assert api.client.get("/logs", params={"log_path": path}).status_code == 200
+    assert "405" in api.client.get("/openapi.json").json()["info"]["description"]
+
+
 def test_metrics_name_routes_statuses_and_verdicts(api: Api) -> None:
     api.get(api.write("a.log"))
     api.client.get("/logs", params={"log_path": "/etc/passwd"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,16 @@ from hypothesis import strategies as st
 
 from attr_actors.core import reading
 from attr_actors.core.paths import LogPath, admit
-from attr_actors.core.reading import LINE_CHARS_MAX, LINES_MAX, read_window, search_log
-from attr_actors.errors import InvalidParameter, NotFound
+from attr_actors.core.reading import LINE_CHARS_MAX, LINES_MAX, Deadline, Excerpt
+from attr_actors.errors import InvalidParameter, NotFound, Unavailable
+
+
+def read_window(log: LogPath, first_line: int, count: int, timeout_s: float = 60) -> Excerpt:
+    return reading.read_window(log, first_line, count, Deadline(timeout_s))
+
+
+def search_log(log: LogPath, pattern: str, first_line: int, matches_max: int, ignore_case: bool = False, timeout_s: float = 60) -> Excerpt:
+    return reading.search_log(log, pattern, first_line, matches_max, ignore_case, Deadline(timeout_s))
 
 
 @pytest.fixture
@@ -60,7 +70,8 @@ def test_asking_for_too_much_is_refused(log: LogPath) -> None:
 def test_long_lines_and_control_characters_are_tamed(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_bytes(b"\x1b[31m" + b"x" * 3_000_000 + b"\n\xff\x00end\r\n")
     found = read_window(admit(str(tmp_path / "a.log"), str(tmp_path)), 1, 10)
-    assert {len(line.text) for line in found.lines if line.line_number == 1} == {LINE_CHARS_MAX}
+    assert [len(line.text) for line in found.lines if line.line_number == 1] == [LINE_CHARS_MAX]
+    assert numbers(search_log(admit(str(tmp_path / "a.log"), str(tmp_path)), "x+|end", 1, 2)) == [1, 2]
     assert all(line.text.isprintable() for line in found.lines)
     assert found.lines[-1].line_number == 2
     assert found.lines[-1].text.endswith("end")
@@ -77,6 +88,46 @@ def test_compressed_logs_have_the_line_numbers_of_their_text(tmp_path: Path) -> 
 def test_a_missing_log_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         read_window(admit(str(tmp_path / "none"), str(tmp_path)), 1, 1)
+
+
+ENDLESS = {
+    "long text": gzip.compress(bytes(16 << 20), 1) * 200,
+    "empty gzip members": gzip.compress(b"") * 1_000_000,
+    "skipped zstd frames": b"\x28\xb5\x2f\xfd\x20\x00\x01\x00\x00" + b"\x50\x2a\x4d\x18\x00\x00\x00\x00" * 2_500_000,
+    "short lines": b"x\n" * 20_000_000,
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_reading_ends_soon_after_its_time(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_bytes(ENDLESS[kind])
+    log = admit(str(tmp_path / "a.log"), str(tmp_path))
+    for read in (lambda: search_log(log, "^y", 1, 1, timeout_s=0.1), lambda: read_window(log, 1_000_000_000, 1, timeout_s=0.01)):
+        started = time.monotonic()
+        with pytest.raises(Unavailable, match="took longer than"):
+            read()
+        assert time.monotonic() - started < 2
+
+
+def test_a_reading_ends_when_its_caller_gave_up(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_bytes(ENDLESS["long text"])
+    deadline = Deadline(3600)
+    threading.Timer(0.2, deadline.give_up).start()
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        reading.search_log(admit(str(tmp_path / "a.log"), str(tmp_path)), "y", 1, 1, False, deadline)
+    assert time.monotonic() - started < 2
+
+
+def test_the_slowest_pattern_cannot_hold_a_reading_for_long(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_bytes(b"xyyxyxxyxyxy" * 100_000)
+    log = admit(str(tmp_path / "a.log"), str(tmp_path))
+    with pytest.raises(InvalidParameter, match="too large"):
+        search_log(log, "(?:" + "x?y?" * 20 + "){400}z", 1, 1)
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        search_log(log, "(?:" + "x?y?" * 20 + "){100}z", 1, 1, timeout_s=0.1)
+    assert time.monotonic() - started < 30  # One block; as a whole it takes minutes.
 
 
 class Pieces:
