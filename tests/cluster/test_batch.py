@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -174,14 +175,24 @@ def test_a_node_and_then_the_driver_die_and_every_log_has_one_row(cluster: Clust
     print_throughput([[row for row in run if row["attribution"]] for run in runs])
 
 
+def plain_rates(parts: list[list[dict[str, Any]]]) -> list[float]:
+    """Return what plain processes scan, one for each part and all at once, MB/s: what the processors can do together."""
+    plain = [subprocess.Popen([sys.executable, "-c", PLAIN], stdin=PIPE, stdout=PIPE, cwd=REPO, text=True) for _ in parts]
+    for process, part in zip(plain, parts, strict=True):
+        assert process.stdin
+        process.stdin.write("\n".join(row["log_path"] for row in part))
+        process.stdin.close()
+    told = [process.stdout.read() for process in plain if process.stdout]
+    assert [process.wait() for process in plain] == [0] * len(plain)
+    return [sum(row["log_bytes"] for row in part) / 1e6 / float(seconds) for part, seconds in zip(parts, told, strict=True)]
+
+
 def print_throughput(runs: list[list[dict[str, Any]]]) -> None:
     """Print what both runs scanned per second, with a node dying in between, and what the processors could."""
     took_s = sum(max(row["analysed_at"] for row in run) - min(row["analysed_at"] - row["scan_s"] for row in run) for run in runs)
     scanned = [row for run in runs for row in run]
-    paths = "\n".join(row["log_path"] for row in scanned)
-    plain = subprocess.run([sys.executable, "-c", PLAIN], input=paths, cwd=REPO, capture_output=True, text=True, check=True)
     megabytes, cpus = sum(row["log_bytes"] for row in scanned) / 1e6, min(3, os.cpu_count() or 1)
-    possible = cpus * megabytes / float(plain.stdout)
+    possible = sum(plain_rates([scanned[n::cpus] for n in range(cpus)]))
     print(f"{megabytes:.0f} MB in {took_s:.1f} s: {megabytes / took_s:.0f} MB/s, {len(scanned) / took_s:.0f} logs/s")
     print(f"{cpus} plain processes could do {possible:.0f} MB/s: {megabytes / took_s / possible:.0%}; load {os.getloadavg()[0]:.1f}")
 

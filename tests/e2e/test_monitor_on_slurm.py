@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,7 +87,12 @@ def test_a_job_that_only_accounting_remembers_is_found_by_its_submit_line_or_scr
     for name, body in (("squeue", "exit 0"), ("scontrol", "echo 'Invalid job id specified' >&2; exit 1")):
         (bin_dir / name).write_text(f"#!/bin/sh\n{body}\n")
         (bin_dir / name).chmod(0o755)
+    output = ""
     forgetful = slurm | {"PATH": f"{bin_dir}:{os.environ['PATH']}"}
+    wanted = {f"{tmp_path}/from-line-{by_line}.log", f"{tmp_path}/from-script-{by_script}.log"}
+    deadline = time.monotonic() + 60
+    while not wanted <= set(twin.gets):  # slurmdbd stores a job's script some time after its end.
+        assert time.monotonic() < deadline, (output, twin.gets)
+        _, output = look(forgetful, twin.url, tmp_path / "monitor.json")
     code, output = look(forgetful, twin.url, tmp_path / "monitor.json")
     assert code == 0, output
-    assert {f"{tmp_path}/from-line-{by_line}.log", f"{tmp_path}/from-script-{by_script}.log"} <= set(twin.gets)
