@@ -169,8 +169,14 @@ def test_killed_raylets_of_a_worker_node_lose_no_answer_and_double_no_document(n
         stack.enter_context(elastic.serving())
         _, client, answers = stack.enter_context(spread_service(nodes, place, elasticsearch_url=elastic.url, **sinks))
         number = 1000
+
+        def is_up() -> bool:
+            if nodes.nodes["b"].poll() is not None:  # As a supervisor does with a `ray start` that failed.
+                nodes.start_node("b", "--num-cpus=3")
+            return bool(nodes.raylets("b"))
+
         for _ in range(RAYLET_KILLS):
-            until(lambda: nodes.raylets("b"), "the raylet", 60)
+            until(is_up, "the raylet", 60)
             os.kill(nodes.raylets("b")[0], signal.SIGKILL)
             nodes.nodes.pop("b").wait(30)
             until_back = time.monotonic() + 20
