@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from attr_actors.errors import InvalidParameter
 from attr_actors.models import Analysis, Attribution, Flight, Intent, JobMode, JobView
@@ -16,14 +16,8 @@ BODY_BYTES_MAX = 1_048_576
 NAME_CHARACTERS_MAX = 256
 
 
-def _is_name(value: str) -> str:
-    """Refuse what could not be stored, or would forge lines where it is shown."""
-    if any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in value):
-        raise ValueError("must be valid UTF-8 without control characters")
-    return value
-
-
-Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX), AfterValidator(_is_name)]
+Name = Annotated[str, Field(max_length=NAME_CHARACTERS_MAX, pattern=r"^[^\x00-\x1f\x7f]*$")]
+"""What could be stored, and does not forge lines where it is shown: valid UTF-8 without control characters."""
 
 
 class SubmitBody(BaseModel):
