@@ -41,7 +41,8 @@ class Ingress:
         tracing.start(settings, f"ingress-{serve.get_replica_context().replica_tag}")
         door = Door(settings, await asyncio.to_thread(open_actors, settings))
         self._app: Asgi = TracedDoor(door) if tracing.is_on() else door
-        self._publishing = asyncio.create_task(RayFigures(door.counters, _open_gauge, _is_first).run())
+        if settings.ray_metrics:
+            self._publishing = asyncio.create_task(RayFigures(door.counters, _open_gauge, _is_first).run())
 
     async def check_health(self) -> None:
         """Mend the supervision plan; Serve asks each replica every few seconds. A silent Ray head is no fault of the replica."""

@@ -60,6 +60,7 @@ def traced() -> Iterator[Traced]:
     with collector.serving(), serving(lambda request, number: answer(**GOOD)) as model:
         service = start_service(
             place,
+            NVRX_ATTRSVC_RAY_METRICS="1",
             NVRX_ATTRSVC_TRACES_URL=collector.traces_url,
             NVRX_ATTRSVC_LLM_BASE_URL=model.url,
             NVRX_ATTRSVC_LLM_MODEL="a-model",
