@@ -7,9 +7,11 @@ changed its mode) is bounded by ``answer_cache_age_max_s``: an older reply is as
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from attr_actors.core.validity import in_grace
@@ -21,6 +23,9 @@ Key = tuple[str | None, bytes]
 
 OVERHEAD_BYTES = 1000
 """What a kept reply takes beyond its body."""
+
+JOIN_S = 0.25
+"""Longest wait for a reply that another request is having made, s; what takes longer is shared out by the analyzers."""
 
 
 class Answer(NamedTuple):
@@ -40,6 +45,7 @@ class AnswerCache:
         self._grace_s = settings.cache_grace_period_seconds
         self._clock = clock
         self._answers: OrderedDict[Key, Answer] = OrderedDict()
+        self._making: dict[Key, asyncio.Event] = {}
         self.bytes = 0
 
     def gauges(self) -> dict[str, float]:
@@ -56,6 +62,28 @@ class AnswerCache:
             return None
         self._answers.move_to_end(key)
         return answer
+
+    @contextlib.contextmanager
+    def making(self, key: Key) -> Iterator[None]:
+        """Have a reply made, while requests for the same one may ``join()``. Else all readers of a reply would ask when it is too old."""
+        if key in self._making:
+            yield
+            return
+        made = self._making[key] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._making[key]
+            made.set()
+
+    async def join(self, key: Key) -> Answer | None:
+        """Wait for the reply that another request is having made; None if there is none, or it takes long or is not kept."""
+        made = self._making.get(key)
+        if made is None:
+            return None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(made.wait(), JOIN_S)
+        return self.find(key)
 
     def needs_stat(self, answer: Answer) -> bool:
         """Tell whether the grace period is over, so that the log must be looked at."""

@@ -6,6 +6,7 @@ Hold in mind: this runs once per request on the replica's only loop, so it works
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import re
@@ -50,11 +51,12 @@ class Rule(NamedTuple):
 OTHER = Rule("other", Scope.READ)
 """An unknown route or method says so only to whom may read."""
 SUBMIT = Rule("submit", Scope.SUBMIT, "submit")
+RESULT = Rule("result", Scope.READ, "analyze")
 HEALTH = Rule("healthz", None)
 DOCS = Rule("docs", None)
 RULES = {
     ("POST", "/logs"): SUBMIT,
-    ("GET", "/logs"): Rule("result", Scope.READ, "analyze"),
+    ("GET", "/logs"): RESULT,
     ("GET", "/print"): Rule("preview", Scope.READ, "preview"),
     ("GET", "/jobs"): Rule("jobs", Scope.READ, confined=False),
     ("GET", "/inflight"): Rule("inflight", Scope.READ, confined=False),
@@ -128,14 +130,16 @@ class Door:
         if rule is HEALTH and not scope["query_string"] and (body := self._overview.recent()):
             await send_reply(send, 200, [], body)
             return
-        if rule.name == "result" and await self._answer_from_memory(scope, caller, headers, send):
+        key = (caller.root, scope["query_string"])
+        if rule is RESULT and await self._answer_from_memory(key, account, headers, send):
             return
         if self._waiting >= self._waiting_max and rule.rate:
             await send_error(send, Overloaded(f"{self._waiting_max} requests wait here for an answer; try again later", 5.0), headers)
             return
         self._waiting += 1
         try:
-            await self._pass_on(rule, scope, receive, send, caller, account, headers)
+            with self._answers.making(key) if rule is RESULT else contextlib.nullcontext():
+                await self._pass_on(rule, scope, receive, send, caller, account, headers)
         except BodyTooLarge as exc:
             await send_error(send, exc, headers)
         finally:
@@ -168,10 +172,11 @@ class Door:
         peer = scope.get("client")
         return client_address(peer[0] if peer else "", forwarded, self._trusted)
 
-    async def _answer_from_memory(self, scope: AsgiScope, caller: Caller, headers: Headers, send: Send) -> bool:
-        """Answer a GET of a kept reply that still stands."""
-        key = (caller.root, scope["query_string"])
+    async def _answer_from_memory(self, key: Key, account: Account | None, headers: Headers, send: Send) -> bool:
+        """Answer a GET of a kept reply that still stands, or of one that another request is just having made."""
         answer = self._answers.find(key)
+        if answer is None and (answer := await self._answers.join(key)) and account:
+            self._allowances.refund(account)  # The one who asked first paid for it.
         if answer is None:
             return False
         if self._answers.needs_stat(answer) and not await self._service.still_stands(answer.basis):

@@ -86,9 +86,8 @@ class Tracker:
 
     async def stop(self) -> None:
         """Stop the clock and write what is left (an orderly stop; nothing depends on it)."""
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.wait([self._loop])
+        await _end(self._opening)  # First: it would start the clock.
+        await _end(self._loop)
         await self._long_logs.stop()
         await self._writer.settle_all()
         self._looks.close()
@@ -352,3 +351,9 @@ async def _slices(paths: list[str], size: int) -> AsyncIterator[list[str]]:
     for i in range(0, len(paths), size):
         yield paths[i : i + size]
         await asyncio.sleep(0)
+
+
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])

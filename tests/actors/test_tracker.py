@@ -48,6 +48,18 @@ def test_a_reply_means_that_the_job_is_saved(in_world: Callable[..., None]) -> N
     in_world(scenario)
 
 
+def test_a_tracker_that_is_stopped_at_any_step_of_its_start_leaves_nothing_running(tmp_path: Path) -> None:
+    async def scenario(steps: int) -> None:
+        world = World(tmp_path)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await world.tracker.stop()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    for steps in range(6):
+        asyncio.run(scenario(steps))
+
+
 def test_jobs_that_arrive_together_are_saved_together(in_world: Callable[..., None]) -> None:
     async def scenario(w: World) -> None:
         paths = [w.write(f"{i}.log", "x\n") for i in range(200)]

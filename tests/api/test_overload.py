@@ -11,9 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from attr_actors.actors.in_process import LocalActors
 from attr_actors.settings import Settings
+from serve_app import answers
 from serve_app.door import Door
 from tests.api.conftest import OOM_LOG
 
@@ -76,3 +78,24 @@ def test_a_storm_of_cold_paths_is_answered_or_refused_and_none_is_lost(tmp_path:
     assert set(statuses) == {200, 503}  # The queues were full: without a refusal the trial would tell nothing.
     assert statuses[200] == STORM + 1
     print(f"\n{STORM} cold paths: {dict(statuses)}; kept answer and health meanwhile: p50 {waits[len(waits) // 2] * 1000:.0f} ms")
+
+
+def test_many_who_ask_for_one_reply_at_once_ask_the_actors_once_and_pay_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "JOIN_S", 60)  # A busy machine is no failure.
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs" / "a.log"
+    log.write_text(OOM_LOG)
+    settings = Settings.load(allowed_root=str(log.parent), cache_file=str(tmp_path / "l.db"), rate_limit_analyze="1000/hour")
+
+    async def trial() -> None:
+        async with client_of(settings) as client:
+            replies = await asyncio.gather(*(client.get("/logs", params={"log_path": str(log)}) for _ in range(50)))
+            assert {reply.status_code for reply in replies} == {200}
+            assert len({reply.content for reply in replies}) == 1
+            stats = (await client.get("/stats")).json()
+            assert stats["cache"]["replica_hits"] == 49
+            assert (stats["compute"]["completed"], stats["cache"].get("hits", 0)) == (1, 0)
+            last = await client.get("/logs", params={"log_path": str(log)})
+            assert last.headers["x-ratelimit-remaining"] == "998"  # The first and this one.
+
+    asyncio.run(trial())
