@@ -200,7 +200,7 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *headers, (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", ()), *headers]
             elif message["type"] == "http.response.body":
                 self._look_at(state, key, message, account)
             await send(message)
@@ -219,7 +219,7 @@ class Door:
                 )
 
     def _request_id(self, scope: AsgiScope) -> bytes:
-        """Return the name that the client or a proxy gave the request, if it is harmless, or a new one."""
+        """Return the name of the request for the log: Serve's or the client's, which Serve sends back, if it is harmless; else a new one."""
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         return given if REQUEST_ID.fullmatch(given) else b"%s-%d" % (self._name, next(self._numbers))
 

@@ -46,11 +46,16 @@ def test_nobody_waits_where_no_reply_is_being_made(cache: AnswerCache, basis: An
 
 def test_a_request_that_fails_lets_those_who_wait_ask_themselves(cache: AnswerCache) -> None:
     async def trial() -> None:
-        with pytest.raises(ConnectionError), cache.making(KEY):
-            waiting = asyncio.create_task(cache.join(KEY))
-            await asyncio.sleep(0)
-            raise ConnectionError
-        assert await waiting is None
+        async def fail() -> None:
+            with cache.making(KEY):
+                await asyncio.sleep(0)
+                raise ConnectionError
+
+        failing = asyncio.create_task(fail())
+        await asyncio.sleep(0)
+        assert await cache.join(KEY) is None
+        with pytest.raises(ConnectionError):
+            await failing
         assert await cache.join(KEY) is None  # Nothing is left of it.
 
     asyncio.run(trial())

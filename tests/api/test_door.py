@@ -247,13 +247,12 @@ def test_metrics_name_routes_statuses_and_verdicts(api: Api) -> None:
 def test_each_request_that_was_worked_on_is_logged_with_its_name(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     path = api.write("a.log")
     with caplog.at_level("INFO", "attr_actors.requests"):
-        reply = api.client.get("/logs", params={"log_path": path}, headers={"X-Request-ID": "my-request.1"})
-        other = api.client.post("/logs", json={"log_path": path, "job_id": "7"}, headers={"X-Request-ID": "bad\tname"})
-    assert reply.headers["x-request-id"] == "my-request.1"
-    assert other.headers["x-request-id"] != "bad\tname"
+        api.client.get("/logs", params={"log_path": path}, headers={"X-Request-ID": "my-request.1"})
+        api.client.post("/logs", json={"log_path": path, "job_id": "7"}, headers={"X-Request-ID": "bad\tname"})
     records = [record.__dict__ for record in caplog.records if record.name == "attr_actors.requests"]
     assert [(r["message"], r["log_path"]) for r in records] == [("result 200", path), ("submit 200", path)]
     assert (records[0]["request_id"], records[1]["job"]) == ("my-request.1", "7")
+    assert records[1]["request_id"] not in ("bad\tname", "")
 
 
 def test_a_log_that_names_another_keys_directory_shows_nothing_that_lies_there(open_api, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

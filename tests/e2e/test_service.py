@@ -53,6 +53,14 @@ def test_fifty_concurrent_gets_of_a_cold_path_cause_one_analysis_and_fifty_equal
     assert service.client.get("/stats").json()["compute"]["completed"] == before + 1
 
 
+def test_each_reply_has_one_request_id_which_is_the_clients_own_where_it_named_one(service: Service) -> None:
+    path = service.write("named.log", OOM_LOG)
+    for params in ({"log_path": path}, {"log_path": path}, {"log_path": "/etc/passwd"}):
+        reply = service.client.get("/logs", params=params, headers={"X-Request-ID": "my-request"})
+        assert reply.headers.get_list("x-request-id") == ["my-request"]
+        assert len(service.client.get("/logs", params=params).headers.get_list("x-request-id")) == 1
+
+
 def test_a_client_that_disconnects_does_not_stop_the_flight(service: Service) -> None:
     path = service.write("left.log", OOM_LOG + "y\n" * 20_000_000)
     with pytest.raises(httpx.TimeoutException):
