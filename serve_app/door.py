@@ -219,7 +219,7 @@ class Door:
                 )
 
     def _request_id(self, scope: AsgiScope) -> bytes:
-        """Return the name of the request for the log: Serve's or the client's, which Serve sends back, if it is harmless; else a new one."""
+        """Return the name of the request in the log: the client's or Serve's, which Serve sends back, if it is harmless."""
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         return given if REQUEST_ID.fullmatch(given) else b"%s-%d" % (self._name, next(self._numbers))
 
