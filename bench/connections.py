@@ -42,10 +42,11 @@ class Load:
         self._token, self._logs = token, logs
         self._known = str(logs / "known.log")
         self._think_s = args.connections / args.rate
-        self._ends_at = time.monotonic() + args.seconds
+        self._began_at = time.monotonic()
+        self._ends_at = self._began_at + args.seconds
         self._numbers = iter(range(10**9))
         self.statuses: Counter[tuple[str, int]] = Counter()
-        self.broken: Counter[str] = Counter()
+        self.broken: list[tuple[int, str]] = []
         self.took_ms: dict[str, list[float]] = {"cached": [], "submit": [], "cold": []}
 
     async def client(self, number: int, is_slow: bool) -> None:
@@ -62,7 +63,7 @@ class Load:
                 finally:
                     writer.close()
             except (OSError, asyncio.IncompleteReadError, TimeoutError) as exc:
-                self.broken[type(exc).__name__] += 1
+                self.broken.append((round(time.monotonic() - self._began_at), type(exc).__name__))
 
     async def _ask(self, chance: random.Random, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_slow: bool) -> None:
         kind = chance.choices(("cached", "submit", "cold"), (80, 15, 5))[0]
@@ -115,7 +116,7 @@ def report(load: Load, memory: list[list[int]]) -> bool:
     growth = [last - first for first, last in zip(warm[0], warm[-1], strict=True)]
     tenths = [sum(memory[len(memory) * n // 10]) for n in range(10)] + [sum(memory[-1])]
     print(f"replicas, MB: {memory[0]} at first, {warm[0]} warm, {warm[-1]} at the end; all together by tenths of the time: {tenths}")
-    print(f"connections that broke: {dict(load.broken)}")
+    print(f"connections that broke, by second and fault: {dict(Counter(load.broken))}")
     wrong = sum(n for (_, status), n in load.statuses.items() if status >= 500 and status != 503)
     cached = load.took_ms["cached"]
     return not wrong and bool(cached) and cached[int(len(cached) * 0.99)] <= P99_MS_MAX and max(growth) <= GROWTH_MB_MAX

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -52,7 +53,7 @@ class _Cuts:
         self.cuts = [0]
         self._rows = rows
         has_ranks = len({line.rank for line in lines if line.rank is not None}) > 1
-        self._heads = {} if has_ranks else _head_shapes(lines)  # Each rank prints them again, and late where it is buffered.
+        self._heads = {} if has_ranks else _head_shapes(lines, rows)  # Each rank prints them again, and late where it is buffered.
         self._requeue = next((i for i, row in enumerate(rows) if row.id == REQUEUE), -1)
         self._ended_at: int | None = None
         self._requeued_at: int | None = None
@@ -97,11 +98,17 @@ def _fell_back(before: Step, step: Step) -> bool:
     return step.number < before.number
 
 
-def _head_shapes(lines: Sequence[LogLine]) -> dict[str, int]:
-    """Return the shapes of the file's first lines, with their places: what an appended run prints again."""
-    filled = [(shape(line.body), place) for place, line in enumerate(lines[:HEAD_WITHIN]) if len(line.body.strip()) >= HEAD_CHARS_MIN]
+def _head_shapes(lines: Sequence[LogLine], rows: Sequence[Signature]) -> dict[str, int]:
+    """Return the shapes of the file's first lines, with their places: what an appended run prints again, behind an ending."""
+    lines = list(itertools.takewhile(lambda line: not roles_of(line, rows) & ENDINGS, lines[:HEAD_WITHIN]))
+    filled = [(shape(line.body), place) for place, line in enumerate(lines) if _can_be_head(line, rows)]
     names = [name for name, _ in filled]
     return {name: place for name, place in filled[:HEAD_LINES] if names.count(name) == 1}
+
+
+def _can_be_head(line: LogLine, rows: Sequence[Signature]) -> bool:
+    """Tell whether a line is long enough to be told from others, and no progress bar, which every stage of a run begins anew."""
+    return len(line.body.strip()) >= HEAD_CHARS_MIN and Role.ITERATION not in roles_of(line, rows)
 
 
 def _merge_lifeless(lines: Sequence[LogLine], rows: Sequence[Signature], spans: list[Span]) -> list[Span]:

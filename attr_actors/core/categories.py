@@ -67,6 +67,7 @@ CONFIG_WORDS = re.compile(
     r"|argument|config)|\bmissing (?:task|config|argument|option|key in config)|\bmust (?:be|specify|set"
     r"|provide)\b.{0,60}(?:config|argument|flag|option|size|parallel)"
     r"|\bconfig(?:uration)?\b|--[a-z][\w-]+|\bargument\b.{0,40}\b(?:required|missing|not)\b|\bin args\b"
+    r"|\bonly \d+ GPUs?\b|\brequires? (?:at least )?\d+ GPUs?\b"
     r"|\bplease (?:set|specify|provide|pass)\b|\bset [A-Z_]{4,}=|\benvironment variable\b"
 )
 UNREADABLE = re.compile(
@@ -122,6 +123,8 @@ def _file_that_is_damaged(row: Signature, message: str, frames: Frames) -> Categ
 
 def _service_outside(row: Signature, message: str, frames: Frames) -> Category | None:
     """A connection that an HTTP client lost is an outside service, not the training network."""
+    if row.id == "credentials" and HTTP_REFUSAL.search(message):
+        return Category.EXTERNAL_SERVICE  # A plain download, without an account that could be mended.
     if row.id not in ("connection_lost", "name_resolution", "net_unreachable", "timeout_error", "os_error", "rendezvous"):
         return None
     calls = " ".join(f"{file} {function}" for file, function in frames)
@@ -212,13 +215,14 @@ _OWNERS = {
 _DETERMINISTIC = frozenset(
     {Category.USER_CODE, Category.CONFIG, Category.DATA, Category.CHECKPOINT, Category.DEPENDENCY_ENV, Category.NUMERICAL}
 )
+HTTP_REFUSAL = re.compile(r"\bHTTPError: HTTP Error 40[134]\b")
 OFFLINE = re.compile(r"Network is unreachable|\[Errno 101\]|OfflineModeIsEnabled|outgoing traffic has been disabled")
 
 
 def _action(row: Signature, category: Category, message: str) -> str:
     """Return the action: a row's own, unless the category was refined into one that an unchanged restart meets again."""
-    if category is Category.EXTERNAL_SERVICE and OFFLINE.search(message):
-        return "STOP"  # The node has no way out: it has none on the next attempt either.
+    if category is Category.EXTERNAL_SERVICE and (OFFLINE.search(message) or HTTP_REFUSAL.search(message)):
+        return "STOP"  # The node has no way out, or the other side will not answer: not on the next attempt either.
     if row.id == "os_error" and "[Errno" in message:
         return "RESTART"  # A system call failed with a number that no row knows: no proof that it fails again.
     if category is row.category:

@@ -62,6 +62,8 @@ NAN_ROW = "nan_loss"
 MESSAGE_LINES_READ = 12
 CARRIED = re.compile(r"Caught \w+ in ")
 """How PyTorch announces what a worker or replica raised."""
+IN_USER_CODE = "in user code:"
+"""How Keras begins the message of what a traced function raised; frames follow, and the exception itself comes last."""
 LISTED = re.compile(r"\d+ root error\(s\) found\.")
 """TensorFlow's exception line counts errors and lists them below."""
 
@@ -100,6 +102,8 @@ def telling_line(trace: Traceback) -> LogLine:
     assert trace.end is not None
     if trace.name in WRAPPERS:
         return next((line for line in trace.more[:MESSAGE_LINES_READ] if names_exception(line.body)), trace.end)
+    if trace.message == IN_USER_CODE:
+        return next((line for line in reversed(trace.more) if names_exception(line.body)), trace.end)
     if trace.more and LISTED.search(trace.message):
         return trace.more[0]
     return trace.end
@@ -109,7 +113,7 @@ def best_row(trace: Traceback, rows: Sequence[Signature]) -> Signature | None:
     assert trace.end is not None
     best = _most_specific(trace.end, rows)
     if best is None or best.is_generic or trace.name in WRAPPERS:
-        for line in trace.more[:MESSAGE_LINES_READ]:
+        for line in trace.more if trace.message == IN_USER_CODE else trace.more[:MESSAGE_LINES_READ]:
             other = _most_specific(line, rows)
             if other is not None and not other.is_generic and other.role in (Role.PRIMARY, Role.HARDWARE, Role.CASCADE):
                 return other

@@ -23,7 +23,7 @@ from attr_actors.core.tracebacks import TracebackReader, read_tracebacks
 from attr_actors.core.verdicts import Verdict
 from attr_actors.models import Analysis, Attempt, Attribution, EngineConfig, Snapshot
 
-VERSION = "2"
+VERSION = "3"
 """Raised whenever the same rows could give another answer: older entries are then computed again."""
 ATTEMPTS_MAX = 64
 

@@ -29,7 +29,9 @@ CONDITIONAL = re.compile(
 GIVES_UP = re.compile(r"(?i)\b(?:stopping|ending|aborting|exiting|terminating) (?:the )?(?:training|run|program|job)\b")
 """A warning that announces the end is no mere warning."""
 LEVEL_WORD = re.compile(r"(?:\b|_)(?:ERROR|FATAL|CRITICAL|Error|Fatal|error|fatal)\b|^E\d{3,4} |\[E ")
-FRAME_ECHO = re.compile(r"^frame #\d+: |^\s{2,}(?:raise|return|assert|self\.|if |for |with |try|except|import|from) ?|^\s*\^+\s*$")
+FRAME_ECHO = re.compile(
+    r"^frame #\d+: |^\s+\d+ \| |^\s{2,}(?:raise|return|assert|self\.|if |for |with |try|except|import|from) ?|^\s*\^+\s*$"
+)
 PEER_ROW = "connection_lost"
 PEER_CODE = re.compile(r"multiprocessing/(?:connection|managers|queues|resource_sharer|popen_\w+)\.py|multiprocessing/reductions\.py")
 

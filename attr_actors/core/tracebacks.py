@@ -26,6 +26,8 @@ ERROR_NAME = re.compile(
     r"(?:Error|Exception|Interrupt|Exit|Warning|Timeout|Abort|Failure|Fault|Empty|Full|StopIteration|Killed|OOM"
     r"|Signal|Expired|NotFound|Cancelled|error|timeout)\w*(?:\([\w.]+\))?$"
 )
+NO_EXCEPTIONS = frozenset({"Failures"})
+"""Headings of torchelastic's summary."""
 CAUSED = "The above exception was the direct cause of the following exception"
 DURING = "During handling of the above exception, another exception occurred"
 INNER = re.compile(
@@ -70,8 +72,13 @@ class Traceback:
 
     @property
     def is_uncaught(self) -> bool:
-        """Tell whether the frames begin where a program or a process begins: a caught exception shows only frames below its handler."""
-        return not self.frames or bool(ENTRY.search(f"{self.frames[0][0]} {self.frames[0][1]}"))
+        """Tell whether the frames begin where a program or a process begins: a caught exception shows only frames below its handler.
+
+        Hydra ends a program with the frames of the task only, and says how to see the others.
+        """
+        if not self.frames or ENTRY.search(f"{self.frames[0][0]} {self.frames[0][1]}"):
+            return True
+        return any("HYDRA_FULL_ERROR" in line.body for line in self.more)
 
     @property
     def text(self) -> str:
@@ -186,13 +193,15 @@ class TracebackReader:
 def _is_exception(found: re.Match[str]) -> bool:
     """Tell an exception line from a print that happens to start with a capital word."""
     name, message = found["type"], found["message"]
+    if name in NO_EXCEPTIONS:
+        return False
     return bool(ERROR_NAME.search(name)) or "." in name or (message is None or message == "") or name.lstrip("_")[:1].isupper()
 
 
 def names_exception(text: str) -> bool:
     """Tell whether a line begins with an exception's name, as the last line of a traceback does."""
     found = EXCEPTION.match(text)
-    return found is not None and found["type"] != "Failures" and (bool(ERROR_NAME.search(found["type"])) or "." in found["type"])
+    return found is not None and found["type"] not in NO_EXCEPTIONS and (bool(ERROR_NAME.search(found["type"])) or "." in found["type"])
 
 
 def read_tracebacks(lines: Sequence[LogLine]) -> TracebackReader:

@@ -10,8 +10,8 @@ from attr_actors.core.signatures.library import Role
 from attr_actors.core.verdicts import Verdict, verdict_of
 
 TIME_LIMITS = frozenset({"slurm_time_limit", "batch_time_limit", "k8s_deadline"})
-OWN_RULE = frozenset({"user_interrupt", "sighup", "slurm_cancelled", "k8s_unschedulable"})
-CERTAIN_TIER = 2
+CANCELLATIONS = frozenset({"slurm_cancelled", "batch_cancelled"})
+OWN_RULE = frozenset({"user_interrupt", "sighup", "k8s_unschedulable"}) | CANCELLATIONS
 SILENCE_S_MIN = 600.0
 SILENT_STEPS = 10
 
@@ -32,7 +32,7 @@ def terminal_went_away(evidence: Evidence) -> Verdict | None:
 
 def scheduler_ended_it(evidence: Evidence) -> Verdict | None:
     """A time limit, a preemption or an eviction before any primary error makes all that follows a consequence."""
-    return _ended_by(evidence, {e.row.id for e in evidence.of(Role.SCHEDULER) if e.row.tier <= CERTAIN_TIER} - OWN_RULE)
+    return _ended_by(evidence, {e.row.id for e in evidence.of(Role.SCHEDULER) if e.row.tier <= clearing.CERTAIN_TIER} - OWN_RULE)
 
 
 def warning_came_before_the_end(evidence: Evidence) -> Verdict | None:
@@ -69,14 +69,14 @@ def _scheduler_fact(evidence: Evidence, rule: str, names: set[str], sentence: st
 
 def cancelled(evidence: Evidence) -> Verdict | None:
     """CANCELLED without a reason is a person's scancel, if no error made srun kill the step."""
-    facts = [e for e in evidence.of(Role.SCHEDULER) if e.row.id == "slurm_cancelled"]
+    facts = [e for e in evidence.of(Role.SCHEDULER) if e.row.id in CANCELLATIONS]
     return verdict_of("cancelled", facts[0], "The job was cancelled.", 0.7) if facts else None
 
 
 def kill_needs_an_explanation(evidence: Evidence) -> Verdict | None:
-    """SIGKILL says nothing of why: the memory killer is likely, but only a memory fact proves it."""
+    """SIGKILL says nothing of why: the memory killer is likely, but only a memory fact proves it. A cancelled step is killed, too."""
     kills = [e for e in evidence.events if e.row.id == selection.KILL and not clearing.progress_clears(e, evidence)]
-    if not kills:
+    if not kills or any(e.row.id in CANCELLATIONS and e.index < kills[0].index for e in evidence.of(Role.SCHEDULER)):
         return None
     return verdict_of(
         "kill_needs_an_explanation",

@@ -6,6 +6,7 @@ from attr_actors.core.events import Event
 from attr_actors.core.evidence import Evidence
 from attr_actors.core.rules import clearing
 from attr_actors.core.signatures.library import Role
+from attr_actors.models import Category
 
 KILL = "bare_killed"
 NAN = "nan_loss"
@@ -23,7 +24,7 @@ def primaries(evidence: Evidence) -> list[Event]:
 def standing_primaries(evidence: Evidence) -> list[Event]:
     """Return the primaries that the run did not get over; where it got over all, the last burst still counts."""
     unrecovered = survived_before([e for e in primaries(evidence) if not clearing.progress_clears(e, evidence)], evidence)
-    fatal = known_before_vague(program_before_shell([e for e in unrecovered if not was_left_behind(e, evidence)]))
+    fatal = known_before_vague(program_before_shell([e for e in unrecovered if not was_left_behind(e, evidence)], evidence))
     return fatal or [e for e in unrecovered if e.trace is not None and not evidence.dones]
 
 
@@ -42,11 +43,22 @@ def was_left_behind(event: Event, evidence: Evidence) -> bool:
     return clearing.run_went_on(event, evidence)
 
 
-def program_before_shell(events: list[Event]) -> list[Event]:
-    """A shell goes on after a command that it did not find; what a program raised later is what ended the run."""
-    if any(e.trace is not None for e in events):
-        return [e for e in events if e.row.id not in SHELL]
+def program_before_shell(events: list[Event], evidence: Evidence) -> list[Event]:
+    """A shell goes on after a command that it did not find: what a program raised or the scheduler did is what ended the run."""
+    if any(e.trace is not None for e in events) or any(_ends_a_run(e) for e in evidence.events):
+        return [e for e in events if not _is_shell(e)]
     return events
+
+
+def _is_shell(event: Event) -> bool:
+    return event.row.id in SHELL and event.trace is None
+
+
+def _ends_a_run(event: Event) -> bool:
+    """Tell whether an event proves that a program ran, and is reason enough for its end."""
+    if event.role is Role.SCHEDULER:
+        return event.row.tier <= clearing.CERTAIN_TIER
+    return event.role is Role.CASCADE and event.category is Category.NETWORK_NCCL and not event.warned
 
 
 def known_before_vague(events: list[Event]) -> list[Event]:
