@@ -57,15 +57,17 @@ class Load:
             try:
                 reader, writer = await asyncio.open_connection(self._host, self._port, limit=1024 if is_slow else 65536)
                 try:
-                    while time.monotonic() < self._ends_at:
-                        await self._ask(chance, reader, writer, is_slow)
+                    is_open = True
+                    while is_open and time.monotonic() < self._ends_at:
+                        is_open = await self._ask(chance, reader, writer, is_slow)
                         await asyncio.sleep(chance.expovariate(1 / self._think_s))
                 finally:
                     writer.close()
             except (OSError, asyncio.IncompleteReadError, TimeoutError) as exc:
                 self.broken.append((round(time.monotonic() - self._began_at), type(exc).__name__))
 
-    async def _ask(self, chance: random.Random, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_slow: bool) -> None:
+    async def _ask(self, chance: random.Random, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_slow: bool) -> bool:
+        """Ask once; tell whether the connection may be used again. HAProxy announces that it closes one, as after a reload."""
         kind = chance.choices(("cached", "submit", "cold"), (80, 15, 5))[0]
         started = time.perf_counter()
         writer.write(self._request(kind))
@@ -82,6 +84,7 @@ class Load:
         self.statuses[kind, status] += 1
         if status == 200:
             self.took_ms[kind].append(took_ms)
+        return b"\r\nconnection: close\r\n" not in head.lower()
 
     def _request(self, kind: str) -> bytes:
         path, head = self._known, f"Host: bench\r\nAuthorization: Bearer {self._token}\r\n"
