@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     llm_breaker_failures: int = Field(5, ge=1, description="Failures in a row after which the endpoint is left alone.")
     llm_breaker_open_s: float = Field(30, gt=0, description="How long it is left alone at first, s; doubles up to 10 times that.")
     llm_wait_s: float = Field(0, ge=0, description="Longest wait of a request for the model once the rules have answered, s; 0: none.")
-    health_window_s: float = Field(60, gt=0, description="/healthz judges failures of the model within so many seconds.")
+    health_window_s: float = Field(60, gt=0, description="/healthz judges failures of the model and the sinks within so many seconds.")
     llm_prices: dict[str, tuple[float, float]] = Field(
         {}, description='USD per million tokens in and out, per model: {"name": [0.9, 0.9]}; a model without a row costs 0.'
     )
@@ -192,6 +192,9 @@ class Settings(BaseSettings):
     call_timeout_s: float = Field(10, gt=0, description="Longest wait of one actor for another's quick answer, s.")
     replicas_min: int = Field(1, ge=1, description="Fewest ingress replicas.")
     replicas_max: int = Field(2, ge=1, description="Most ingress replicas.")
+    replica_requests_target: int = Field(
+        100, ge=1, description="Requests under way per replica from which one more is started, up to the most; fewer let one go."
+    )
 
     @field_validator("allowed_root")
     @classmethod

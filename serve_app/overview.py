@@ -57,6 +57,11 @@ class Overview:
         health = await asyncio.shield(self._ask())
         return dict(total) | self._processes(self._answers) | {"health.status": STATUSES.index(health.status)}
 
+    async def is_ready(self) -> bool:
+        """Tell whether the actors answer without which no request but a cached one can be answered."""
+        await self.health()
+        return bool(self._answers) and all(answer.pid for answer in self._answers if answer.name in VITAL)
+
     async def health(self) -> HealthReply:
         """Return the state of the service and its actors, at most a second old."""
         if self._health is None or time.monotonic() - self._health[0] > HEALTH_AGE_MAX_S:

@@ -18,10 +18,6 @@ from attr_actors.settings import Settings
 
 log = logging.getLogger(__name__)
 
-DEGRADED_SHARE, FAILING_SHARE = 0.2, 0.5
-"""Shares of failed second opinions in the window from which the service is degraded, and failing."""
-SAMPLES_MIN = 3
-"""Fewer opinions than this tell nothing about a share."""
 LEASE_MARGIN_S = 30.0
 NAP_S = 1.0
 """Waiters look again after this: an expired lease wakes nobody."""
@@ -92,10 +88,10 @@ class ModelGate:
     async def health(self) -> Health:
         """Return who this process is, and how the recent second opinions went."""
         now = self._clock()
-        total, failed = self._quota.recent(now)
-        share = failed / total if total >= SAMPLES_MIN else 0.0
+        recent = self._quota.recent
         issues = []
-        if share >= DEGRADED_SHARE:
+        if recent.is_degraded(now):
+            total, failed = recent.counts(now)
             issues.append(f"{failed} of {total} second opinions failed within {self._settings.health_window_s:g} s")
         if self._quota.state(now) is State.OPEN:
             issues.append(f"the model endpoint is left alone for {self._quota.wait_s(now):.0f} s; the rules answer alone")
@@ -106,7 +102,7 @@ class ModelGate:
             pid=os.getpid(),
             started_at=self._started_at,
             issues=tuple(issues),
-            failing=share >= FAILING_SHARE,
+            failing=recent.is_failing(now),
         )
 
     async def _doze(self, seconds: float) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from attr_actors import __version__
 from attr_actors.adapters.sink import Sink, open_sink
 from attr_actors.core.backoff import delay_s, gives_up
+from attr_actors.core.failure_share import SAMPLES_MIN, FailureShare
 from attr_actors.errors import AttrError, SinkError, SinkRejected
 from attr_actors.handles import LedgerHandle
 from attr_actors.models import Delivery, Health, Outcome, Stats
@@ -58,6 +59,7 @@ class Notifier:
         self._started_at = clock()
         self._counts: Counter[str] = Counter()
         self._failures = 0
+        self._recent = FailureShare(settings.health_window_s)
         self._issues: dict[str, str] = {}
         self._stop = asyncio.Event()
         self._loop = asyncio.get_running_loop().create_task(self._run())
@@ -86,7 +88,11 @@ class Notifier:
         return Stats(counts={**counts, **formerly, **own, f"outbox.{self._name}.failures_in_a_row": float(self._failures)})
 
     async def health(self) -> Health:
-        """Return version, settings fingerprint, and why the sink does not take deliveries."""
+        """Return version, settings fingerprint, and why the sink does not take deliveries; failing when half of the recent tries failed.
+
+        In a long outage tries become so rare that the window is empty; then those in a row count.
+        """
+        is_out = "sink" in self._issues and self._failures >= SAMPLES_MIN
         return Health(
             name=f"notifier-{self._name}",
             version=__version__,
@@ -94,6 +100,7 @@ class Notifier:
             pid=os.getpid(),
             started_at=self._started_at,
             issues=tuple(self._issues.values()),
+            failing=is_out or self._recent.is_failing(self._clock()),
         )
 
     async def _run(self) -> None:
@@ -169,6 +176,7 @@ class Notifier:
         if all(outcome.state == "retry" for outcome in found):
             return self._all_again(leased, found[0].reason if found else "no outcome", max((o.delay_s or 0.0 for o in found), default=0.0))
         self._failures = 0
+        self._recent.note(True, self._clock())
         self._issues.pop("sink", None)
         return self._complete(leased, found), 0.0
 
@@ -181,6 +189,7 @@ class Notifier:
         return outcomes, pause
 
     def _all_again(self, leased: tuple[Delivery, ...], reason: str, retry_after_s: float | None) -> tuple[tuple[Outcome, ...], float]:
+        self._recent.note(False, self._clock())
         pause = self._failed("sink", reason, retry_after_s)
         again = tuple(Outcome(delivery_id=d.delivery_id, state="retry", reason=reason, delay_s=pause) for d in leased)
         return self._complete(leased, again), pause

@@ -5,10 +5,10 @@ Pure: every method takes the present instant (epoch seconds). A lease that is ne
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 from attr_actors.core.breaker import Breaker, State
+from attr_actors.core.failure_share import FailureShare
 from attr_actors.models import ModelOutcome, Permit
 
 DAY_S = 86_400
@@ -32,7 +32,7 @@ class Quota:
         self._leases: dict[str, float] = {}
         self._day = 0
         self._tokens = 0
-        self._recent: deque[tuple[float, bool]] = deque()
+        self.recent = FailureShare(limits.window_s)
 
     def spend(self, tokens: int, now: float) -> None:
         """Count tokens against the day of ``now`` (UTC)."""
@@ -70,7 +70,7 @@ class Quota:
         elif outcome.result != "abandoned":
             self._breaker.succeeded()  # The endpoint works, whatever it said.
         if outcome.result != "abandoned":
-            self._recent.append((now, outcome.result == "answered"))
+            self.recent.note(outcome.result == "answered", now)
 
     def state(self, now: float) -> State:
         """Return the breaker's state."""
@@ -84,12 +84,6 @@ class Quota:
         """Return the number of leases out."""
         self._expire(now)
         return len(self._leases)
-
-    def recent(self, now: float) -> tuple[int, int]:
-        """Return (all, failed) second opinions within the window."""
-        while self._recent and self._recent[0][0] <= now - self._limits.window_s:
-            self._recent.popleft()
-        return len(self._recent), sum(not ok for _, ok in self._recent)
 
     def _left_alone(self, now: float) -> Permit:
         pause = self._breaker.wait_s(now)

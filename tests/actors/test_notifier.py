@@ -102,12 +102,13 @@ def test_outage_of_an_hour_delays_and_loses_nothing(tmp_path: Path) -> None:
             await until(lambda: w.clock.now > started + 3600)
             assert len(w.sink.sizes) < 60, "a dead sink is tried rarely"
             assert set(w.sink.sizes[1:]) == {1}, "and with one delivery at a time"
-            issues = (await w.notifier.health()).issues
-            assert issues == ("own: connection refused",)
+            health = await w.notifier.health()
+            assert (health.issues, health.failing) == (("own: connection refused",), True)
             w.sink.broken = None
             await until(w.nothing_owed)
             assert sorted(w.sink.taken) == sorted(f"/{n}" for n in range(30))
-            assert (await w.notifier.health()).issues == ()
+            health = await w.notifier.health()
+            assert (health.issues, health.failing) == ((), False)
 
     asyncio.run(run())
 

@@ -85,6 +85,19 @@ def llm_stats(api: Api) -> dict[str, float]:
     return found
 
 
+def test_a_model_that_is_out_fails_the_health_and_not_the_readiness(open_with_model: OpenModel) -> None:
+    with serving(lambda r, n: refusal(500)) as server:
+        api = open_with_model(server.url, llm_breaker_failures=10)
+        for number in range(4):
+            api.get(api.write(f"{number}.log", f"run {number}\n{UNSURE_LOG}"))
+        deadline = time.monotonic() + 60
+        while (health := api.client.get("/healthz")).json()["status"] != "fail":
+            assert health.status_code == 200
+            assert time.monotonic() < deadline, health.text
+            time.sleep(0.05)
+        assert api.client.get("/healthz", params={"ready": "true"}).status_code == 200
+
+
 def test_the_rules_answer_at_once_and_the_model_improves_the_wording(open_with_model: OpenModel) -> None:
     with serving(lambda r, n: answer(**GOOD)) as server:
         api = open_with_model(server.url, llm_prices={"m": [1.0, 2.0]})

@@ -226,6 +226,25 @@ def test_the_ray_environment_is_what_the_service_sets_for_itself(monkeypatch: py
             assert variables[name] == ours[name], name
 
 
+def test_without_haproxy_the_service_warns_and_goes_through_serves_own_proxy(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    from serve_app import launch
+
+    (tmp_path / "haproxy").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "haproxy").chmod(0o755)
+    for program in (f"{tmp_path}/none", f"{tmp_path}/haproxy"):
+        monkeypatch.setattr(os, "environ", {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": program})
+        os.environ.pop("RAY_SERVE_ENABLE_HA_PROXY", None)
+        launch.prepare_environment()
+        assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
+    assert caplog.text.count("HAProxy does not run here") == 2
+    bare = {"PATH": f"{Path(sys.executable).parent}:/bin", "RAY_SERVE_HAPROXY_BINARY_PATH": f"{tmp_path}/none"}
+    command = [shutil.which("sh") or "sh", "-c", f". {CONFIGS}/ray_environment.sh && echo $RAY_SERVE_ENABLE_HA_PROXY"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=bare)
+    assert (done.stdout, "no HAProxy here" in done.stderr) == ("0\n", True)
+
+
 def test_shell_scripts_have_no_fault_that_shellcheck_knows() -> None:
     scripts = [*DEPLOY.glob("*.sh"), *DEPLOY.glob("*.sbatch"), *CONFIGS.glob("*.sh")]
     assert len(scripts) >= 6

@@ -65,7 +65,7 @@ def test_unusable_answers_do_not_open_the_breaker_but_count_as_failed() -> None:
         q.lease(str(n), n)
         q.settle(str(n), ModelOutcome(result="unusable"), n)
     assert q.state(5) is State.CLOSED
-    assert q.recent(5) == (5, 5)
+    assert q.recent.counts(5) == (5, 5)
 
 
 def test_the_window_forgets() -> None:
@@ -76,8 +76,8 @@ def test_the_window_forgets() -> None:
     q.settle("b", GOOD, 30)
     q.lease("c", 31)
     q.settle("c", GONE, 31)
-    assert q.recent(59) == (2, 1)
-    assert q.recent(60) == (1, 0)
+    assert q.recent.counts(59) == (2, 1)
+    assert q.recent.counts(60) == (1, 0)
 
 
 def test_the_days_tokens_are_a_limit_until_midnight() -> None:

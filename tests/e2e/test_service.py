@@ -61,6 +61,19 @@ def test_each_reply_has_one_request_id_which_is_the_clients_own_where_it_named_o
         assert len(service.client.get("/logs", params=params).headers.get_list("x-request-id")) == 1
 
 
+@pytest.mark.long
+def test_without_haproxy_the_service_answers_through_serves_own_proxy(tmp_path: Path) -> None:
+    service = start_service(tmp_path, RAY_SERVE_HAPROXY_BINARY_PATH=str(tmp_path / "none"))
+    try:
+        assert "HAProxy does not run here" in (tmp_path / "service.log").read_text()
+        path = service.write("a.log", OOM_LOG)
+        assert service.post(path, job_id="7").status_code == 200
+        assert service.get(path).json()["recommendation"]["action"] == "STOP"
+        assert service.get("/etc/passwd").status_code == 403
+    finally:
+        assert stop_service(service) == 0
+
+
 def test_a_client_that_disconnects_does_not_stop_the_flight(service: Service) -> None:
     path = service.write("left.log", OOM_LOG + "y\n" * 20_000_000)
     with pytest.raises(httpx.TimeoutException):
