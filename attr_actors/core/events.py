@@ -20,10 +20,13 @@ WARNING = re.compile(r"\b\w*Warning: |\bwarnings?\.warn\(|(?:^|\[)W\d{3,4} |\[W[
 DUMP = re.compile(
     r"""^\s*["']?[\w./-]+["']?\s*(?:\.{4,}\s|=\s*\S|:\s+(?:True|False|None|\d[\d.e-]*|'[^']*'|"[^"]*"),?\s*$)|\bNamespace\(|^\s*[{}\]]"""
 )
-CONDITIONAL = re.compile(
+ADVICE = re.compile(
     r"(?i)\bif you (?:see|encounter|get|want)|\bin case of|\bto avoid\b|\bmight (?:be|cause|lead|result)"
-    r"|\bmay (?:be|cause|lead|result)|\bin order to|\bconsider\b"
-    r"|\bcan lead to|\bskipping\b|\bignor(?:ed|ing)\b|\bretry(?:ing)?\b|\bfall(?:ing)? ?back\b|\bwill (?:be|use"
+    r"|\bmay (?:be|cause|lead|result)|\bin order to|\bconsider\b|\bcan lead to"
+)
+"""What could happen, or be done. An exception's message gives advice, too, as that of CUDA out of memory does."""
+SURVIVED = re.compile(
+    r"(?i)\bskipping\b|\bignor(?:ed|ing)\b|\bretry(?:ing)?\b|\bfall(?:ing)? ?back\b|\bwill (?:be|use"
     r"|not|try|default|start)\b|\bdefault(?:ing)? to\b|\bdisabled?\b"
 )
 GIVES_UP = re.compile(r"(?i)\b(?:stopping|ending|aborting|exiting|terminating) (?:the )?(?:training|run|program|job)\b")
@@ -101,9 +104,9 @@ def _only_mentions(body: str) -> bool:
     """Tell whether a line warns, speaks of what could happen, or shows a value."""
     if GIVES_UP.search(body):
         return False
-    if WARNING.search(body[:200]) or CONDITIONAL.search(body):
+    if WARNING.search(body[:200]) or SURVIVED.search(body):
         return True
-    return DUMP.match(body) is not None and not names_exception(body)
+    return not names_exception(body) and bool(ADVICE.search(body) or DUMP.match(body))
 
 
 def _states_a_failure(line: LogLine, row: Signature) -> bool:

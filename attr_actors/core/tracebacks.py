@@ -22,6 +22,8 @@ EXCEPTION = re.compile(
     r"^(?:[|+ ]*)(?P<type>(?:[A-Za-z_]\w*\.)*(?:_?[A-Z]\w*|[a-z_]\w*(?:error|exception|exit|timeout)|timeout"
     r"|error|gaierror|herror)(?:\([\w.]+\))?)(?:: ?(?P<message>.*)|\s*)$"
 )
+REPRESENTED = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception)\(.*\)\s*$")
+"""An exception as ``repr()`` shows it, which is how Hydra quotes the one inside."""
 ERROR_NAME = re.compile(
     r"(?:Error|Exception|Interrupt|Exit|Warning|Timeout|Abort|Failure|Fault|Empty|Full|StopIteration|Killed|OOM"
     r"|Signal|Expired|NotFound|Cancelled|error|timeout)\w*(?:\([\w.]+\))?$"
@@ -201,7 +203,9 @@ def _is_exception(found: re.Match[str]) -> bool:
 def names_exception(text: str) -> bool:
     """Tell whether a line begins with an exception's name, as the last line of a traceback does."""
     found = EXCEPTION.match(text)
-    return found is not None and found["type"] not in NO_EXCEPTIONS and (bool(ERROR_NAME.search(found["type"])) or "." in found["type"])
+    if found is None or found["type"] in NO_EXCEPTIONS:
+        return REPRESENTED.match(text) is not None
+    return bool(ERROR_NAME.search(found["type"])) or "." in found["type"]
 
 
 def read_tracebacks(lines: Sequence[LogLine]) -> TracebackReader:

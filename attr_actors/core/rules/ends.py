@@ -11,6 +11,7 @@ from attr_actors.core.verdicts import Verdict, verdict_of
 from attr_actors.models import Action, Category
 
 FAILED_EXIT = frozenset({"launch_return", "elastic_summary", "srun_exit"})
+OF_A_SCHEDULER = frozenset({"sigterm", "slurm_step_busy"})
 STEPS_AFTER_DONE_MAX = 3
 ECHO_DONE = "done_said"
 HEADER_ROW = "traceback"
@@ -57,7 +58,7 @@ def teardown_only(evidence: Evidence) -> Verdict | None:
     event = events[0]
     verdict = verdict_of("teardown_only", event, "The processes were ended from outside; the log does not say why.", 0.3)
     verdict.action = Action.RESTART
-    verdict.category = Category.SCHEDULER if event.row.id == "sigterm" else Category.UNKNOWN
+    verdict.category = Category.SCHEDULER if event.row.id in OF_A_SCHEDULER else Category.UNKNOWN
     return verdict
 
 
