@@ -24,6 +24,17 @@ fi
 export RAY_SERVE_ENABLE_HA_PROXY="${RAY_SERVE_ENABLE_HA_PROXY:-1}"
 export RAY_SERVE_THROUGHPUT_OPTIMIZED="${RAY_SERVE_THROUGHPUT_OPTIMIZED:-1}"
 export RAY_SERVE_HAPROXY_NBTHREAD="${RAY_SERVE_HAPROXY_NBTHREAD:-1}"
+# HAProxy's admin socket lets any user of the host in, so that it lies in a directory of this user alone.
+haproxy_place="/tmp/attr-actors-$(id -u)"
+if mkdir -m 700 "$haproxy_place" 2>/dev/null || { [ ! -L "$haproxy_place" ] && chmod 700 "$haproxy_place" 2>/dev/null; }; then
+    export RAY_SERVE_HAPROXY_CONFIG_FILE_LOC="${RAY_SERVE_HAPROXY_CONFIG_FILE_LOC:-$haproxy_place/haproxy.cfg}"
+    export RAY_SERVE_HAPROXY_SOCKET_PATH="${RAY_SERVE_HAPROXY_SOCKET_PATH:-$haproxy_place/admin.sock}"
+    export RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH="${RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH:-$haproxy_place/metrics.sock}"
+    export RAY_SERVE_HAPROXY_SERVER_STATE_BASE="${RAY_SERVE_HAPROXY_SERVER_STATE_BASE:-$haproxy_place}"
+    export RAY_SERVE_HAPROXY_SERVER_STATE_FILE="${RAY_SERVE_HAPROXY_SERVER_STATE_FILE:-$haproxy_place/server-state}"
+else
+    echo "attr-actors: '$haproxy_place' belongs to somebody else; remove it, or other users of this host can stop HAProxy" >&2
+fi
 # Every request of this service is idempotent, so one that a dying replica did not answer may be sent again.
 # The other lines are options of their own in HAProxy's defaults, for which Ray has no switch: the client's address, no line
 # per request to a Python process, an end for clients that never end their headers, none for idle connections at a reload,

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -216,6 +217,12 @@ def test_the_ray_environment_is_what_the_service_sets_for_itself(monkeypatch: py
     monkeypatch.setattr(os, "environ", dict(os.environ))
     launch.prepare_environment()
     own = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"}  # Of `ray start`, which the service does not run.
+    places = {name: value for name, value in ours.items() if value.startswith("/tmp/attr-actors-")}
+    assert "RAY_SERVE_HAPROXY_SOCKET_PATH" in places
+    assert all(
+        stat.S_IMODE(os.stat(os.path.dirname(value)).st_mode) == 0o700 for name, value in places.items() if name.endswith("SOCKET_PATH")
+    )
+    own |= places.keys()
     for name in ours.keys() - own:
         assert ours[name] == os.environ[name], name
     config = load((DEPLOY / "kuberay/base/rayservice.yaml").read_text())["spec"]["rayClusterConfig"]
