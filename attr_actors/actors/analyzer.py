@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-import attr_actors
 from attr_actors import tracing
 from attr_actors.actors.followed_logs import FollowedLogs
 from attr_actors.actors.isolation import analyze_isolated
+from attr_actors.actors.own_health import own_health
 from attr_actors.actors.second_opinion import open_second_opinion
 from attr_actors.actors.single_flight import SingleFlight
 from attr_actors.core import predecessor
@@ -106,14 +105,8 @@ class Analyzer:
 
     async def health(self) -> Health:
         """Return who this process is."""
-        return Health(
-            name=self._name,
-            version=attr_actors.__version__,
-            fingerprint=self._settings.fingerprint(),
-            pid=os.getpid(),
-            started_at=self._started_at,
-            issues=tuple(f"the file system at '{point}' does not answer" for point in self._scans.hung_mounts()),
-        )
+        issues = [f"the file system at '{point}' does not answer" for point in self._scans.hung_mounts()]
+        return own_health(self._name, self._settings, self._started_at, issues)
 
     async def close(self) -> None:
         """Leave the model alone: the rules' answers are durable, and the next process asks again for what is missing."""

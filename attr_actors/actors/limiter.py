@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections import Counter
@@ -12,7 +11,7 @@ from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
-import attr_actors
+from attr_actors.actors.own_health import own_health
 from attr_actors.models import Health, Holding, Lease, Stats
 from attr_actors.settings import Settings
 
@@ -87,13 +86,7 @@ class Limiter:
 
     async def health(self) -> Health:
         """Return who this process is."""
-        return Health(
-            name="limiter",
-            version=attr_actors.__version__,
-            fingerprint=self._settings.fingerprint(),
-            pid=os.getpid(),
-            started_at=self._started_at,
-        )
+        return own_health("limiter", self._settings, self._started_at)
 
     def _note(self, incarnation: str) -> None:
         """A replica that knows another process tells that this one took its place."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import random
 import time
 from collections import Counter
@@ -13,12 +12,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from itertools import islice
 
-import attr_actors
 from attr_actors import handles, tracing
 from attr_actors.actors.backlog import Backlog
 from attr_actors.actors.group_commit import JobWriter
 from attr_actors.actors.long_logs import LongLogs
 from attr_actors.actors.looks import Looks, Wanted
+from attr_actors.actors.own_health import own_health
 from attr_actors.core.job import Job
 from attr_actors.core.job_counts import count_jobs
 from attr_actors.core.job_events import Analyse, Event, Finished, Follow, Forget, Looked, Save, Submitted, Ticked, Warn
@@ -183,14 +182,7 @@ class Tracker:
         issues += self._looks.issues()
         if len(self._book.jobs) >= self._settings.max_jobs:
             issues.append(f"the job limit is reached: {self._settings.max_jobs}")
-        return Health(
-            name="tracker",
-            version=attr_actors.__version__,
-            fingerprint=self._settings.fingerprint(),
-            pid=os.getpid(),
-            started_at=self._started_at,
-            issues=tuple(issues),
-        )
+        return own_health("tracker", self._settings, self._started_at, issues)
 
     async def _opened(self) -> None:
         """Wait for the jobs to be loaded. A failed load is tried again by the next call."""
