@@ -21,9 +21,6 @@ TEXT_BYTES_MAX = 2_000_000
 SEGMENTS_FIRST = 2
 SEGMENTS_LAST = 6
 
-ERROR_ROLES = frozenset("HSPGCX")
-PROGRESS_ROLES = frozenset("IKD")
-
 
 class Piece(NamedTuple):
     """A line or a carriage-return part of one, with the rows that match it.
