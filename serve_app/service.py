@@ -220,9 +220,7 @@ class AttributionService:
     def _announce(self, body: SubmitBody, root: str) -> Submission:
         """Check the path of a POST: the file may not exist yet, because schedulers announce a job before its output."""
         log = admit(body.log_path, root)
-        if os.path.lexists(log.path):
-            check_readable(log)
-        elif not os.path.isdir(os.path.dirname(log.path)):
+        if os.path.lexists(log.path) or not os.path.isdir(os.path.dirname(log.path)):
             check_readable(log)  # Raises the error that names what is missing.
         return Submission(path=log.path, user=body.user, job_id=body.job_id, cycle_id=body.cycle_id, intent=body.analysis_intent)
 
