@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from itertools import islice
 
-from attr_actors import handles, tracing
+from attr_actors import tracing
 from attr_actors.actors.backlog import Backlog
 from attr_actors.actors.group_commit import JobWriter
 from attr_actors.actors.long_logs import LongLogs
@@ -26,7 +26,7 @@ from attr_actors.core.jobs import JobBook, Limits
 from attr_actors.core.looking import Known, Look
 from attr_actors.core.splitlog import LogsDirs
 from attr_actors.errors import AttrError, NotReadable, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, SubmitAnswer
 from attr_actors.models import Health, JobMode, JobsPage, JobView, Stats, Submission
 from attr_actors.settings import Settings
 
@@ -99,7 +99,7 @@ class Tracker:
         self._perform(Submitted(submission, look, self._clock()))
         return await self._durable(submission.path)
 
-    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[handles.Submitted, ...]:
+    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[SubmitAnswer, ...]:
         """Register or refresh many jobs; what is told as done is durable, by one save for all. A slow one is None."""
         await self._opened()
         looks = await self._looks.together([self._wanted(submission) for submission in submissions], TOGETHER_S)
@@ -255,7 +255,7 @@ class Tracker:
             return Wanted(submission.path, submission.job_id, Known())
         return Wanted.of(known)._replace(job_id=known.job_id or submission.job_id)
 
-    def _enter(self, submission: Submission, look: Look | AttrError | None) -> handles.Submitted:
+    def _enter(self, submission: Submission, look: Look | AttrError | None) -> SubmitAnswer:
         """Enter one of many in the book. One without a look comes again, alone."""
         if look is None:
             return None

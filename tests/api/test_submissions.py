@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from attr_actors.errors import AttrError, NotRegular, Unavailable
 from attr_actors.file_threads import FileThreads
-from attr_actors.handles import Submitted
+from attr_actors.handles import SubmitAnswer
 from attr_actors.models import JobMode, JobView, Submission
 from serve_app import submit_door
 from serve_app.bodies import BODY_BYTES_MAX
@@ -36,7 +36,7 @@ class Tracker:
         self.fault: AttrError | None = None
         self.slow: set[str] = set()
 
-    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[Submitted, ...]:
+    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[SubmitAnswer, ...]:
         self.calls.append(len(submissions))
         self.called.set()
         await self.gate.wait()
