@@ -250,6 +250,11 @@ class Settings(BaseSettings):
             )
 
     @property
+    def rates(self) -> dict[str, str]:
+        """Return the limits by the names that the door, its replicas' accounts and the limiter share."""
+        return {"submit": self.rate_limit_submit, "analyze": self.rate_limit_analyze, "preview": self.rate_limit_preview}
+
+    @property
     def llm_models(self) -> tuple[str, ...]:
         """Return the models to ask in turn, the first one first."""
         names = (self.llm_model, *self.llm_fallback_models.split(","))

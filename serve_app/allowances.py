@@ -81,8 +81,7 @@ class Allowances:
     def __init__(self, settings: Settings, limiter: LimiterHandle, counts: Counter[str]) -> None:
         self._limiter = limiter
         self._replicas_max = max(settings.replicas_min, settings.replicas_max)
-        rates = {"submit": settings.rate_limit_submit, "analyze": settings.rate_limit_analyze, "preview": settings.rate_limit_preview}
-        items = {rate: parse(text) for rate, text in rates.items()}
+        items = {rate: parse(text) for rate, text in settings.rates.items()}
         self._limits = {rate: (int(item.amount), float(item.get_expiry())) for rate, item in items.items()}
         self._accounts: OrderedDict[tuple[str, str], Account] = OrderedDict()
         self._incarnation = ""

@@ -34,11 +34,7 @@ class Limiter:
         self._settings = settings
         self._clock = clock
         self._started_at = clock()
-        self._rates: dict[str, RateLimitItem] = {
-            "submit": parse(settings.rate_limit_submit),
-            "analyze": parse(settings.rate_limit_analyze),
-            "preview": parse(settings.rate_limit_preview),
-        }
+        self._rates = {rate: parse(text) for rate, text in settings.rates.items()}
         self._storage = MemoryStorage()
         self._windows = FixedWindowRateLimiter(self._storage)
         self._name = secrets.token_hex(8)
