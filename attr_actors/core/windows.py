@@ -69,7 +69,7 @@ def collect_pieces(found: Scanning, source: Source, database: Database) -> tuple
     if total <= WHOLE_BYTES:
         whole = _Collector(database, [Extent(0, b"".join(_read_ranges(source, [(0, total)])))])
         whole.extents[0].anchors.append((0, 0, 1))
-        if whole.take_all(0):
+        if whole.take_all():
             return whole.pieces(), None if len(whole.extents[0].raw) == total else "the file changed while it was read"
     ends = [(0, min(total, sparse.HEAD_BYTES)), (max(0, total - sparse.TAIL_BYTES), total)]
     windows = _affordable(_windows(found, database.rows), ends)
@@ -179,9 +179,9 @@ class _Collector:
     def _extent(self, offset: int) -> Extent:
         return self.extents[max(0, bisect_right(self._starts, offset) - 1)]
 
-    def take_all(self, index: int) -> bool:
-        """Choose every piece of an extent; False (and nothing) if they are too many."""
-        extent = self.extents[index]
+    def take_all(self) -> bool:
+        """Choose every piece of the first extent; False (and nothing) if they are too many."""
+        extent = self.extents[0]
         if extent.text.count(b"\n") > 4 * sparse.PIECES_MAX:
             return False
         self.take_forward(extent.start, sparse.PIECES_MAX + 1, len(extent.raw) + 1)
