@@ -21,6 +21,8 @@ from attr_actors.core.paths import PATH_BYTES_MAX
 from attr_actors.core.result_rows import ResultRow
 from attr_actors.errors import InvalidParameter, NotFound, Unavailable
 
+ROOT = "/"
+"""A batch reads with the rights of its user, like ``analyze``: there is nobody to protect from its own caller."""
 SUFFIXES = (".log", ".out", ".err", ".txt", ".log.gz", ".out.gz", ".log.zst", ".out.zst")
 """What counts as a log in a directory; a glob or a list names files of any name."""
 STAT_THREADS = 16

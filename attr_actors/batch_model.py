@@ -15,6 +15,7 @@ from pathlib import Path
 
 from attr_actors.actors.second_opinion import SecondOpinion, open_second_opinion, with_reason
 from attr_actors.adapters.llm_keys import find_key
+from attr_actors.batch_files import ROOT
 from attr_actors.core.engine import Engine
 from attr_actors.core.paths import LogPath
 from attr_actors.errors import BadSettings
@@ -26,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 TURN_WAIT_MAX_S = 86_400.0
 """Longest wait for the gate's permit: there are far more logs than permits, and nobody waits for one of them in particular."""
-ROOT = "/"
 
 
 @dataclass(frozen=True)

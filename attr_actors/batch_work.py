@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from attr_actors.batch_files import FoundLog
+from attr_actors.batch_files import ROOT, FoundLog
 from attr_actors.batch_model import Model, Opinions
 from attr_actors.core.engine import Engine
 from attr_actors.core.paths import admit
@@ -25,8 +25,6 @@ from attr_actors.models import Analysis, AnalyzeRequest, EngineConfig, Recording
 logger = logging.getLogger(__name__)
 
 NOT_TEXT = InvalidPath("the path is not valid UTF-8; no answer about it could be stored or sent")
-ROOT = "/"
-"""A batch reads with the rights of its user, like ``analyze``: there is nobody to protect from its own caller."""
 
 
 class Answer(NamedTuple):

@@ -8,6 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from attr_actors.cli_output import EXIT_OK
+
 
 def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``keys``; each action sets ``run(args) -> exit code``."""
@@ -39,7 +41,7 @@ def _new(args: argparse.Namespace) -> int:
     root = os.path.realpath(args.root) if args.root else None
     _write(path, render_keys((*rows, KeyRow(name=args.name, sha256=hash_token(token), scopes=scopes, root=root))))
     print(token)
-    return 0
+    return EXIT_OK
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -47,7 +49,7 @@ def _list(args: argparse.Namespace) -> int:
 
     for row in parse_keys(_path(args).read_text()):
         print(f"{row.name}  {','.join(sorted(row.scopes))}  {row.root or '-'}")
-    return 0
+    return EXIT_OK
 
 
 def _path(args: argparse.Namespace) -> Path:

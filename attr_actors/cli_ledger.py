@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from attr_actors.cli_output import EXIT_FAILED, EXIT_OK
+
 if TYPE_CHECKING:
     from attr_actors.adapters.ledger_db import LedgerDb
     from attr_actors.settings import Settings
 
-EXIT_OK, EXIT_FAILED = 0, 1
 LIST_MAX = 1000
 
 

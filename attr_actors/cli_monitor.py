@@ -6,6 +6,8 @@ import argparse
 import contextlib
 from typing import Any
 
+from attr_actors.cli_output import EXIT_FAILED, EXIT_OK, say
+
 OPTIONS = {
     "attrsvc_url": ("--attrsvc-url", "URL", "the service (NVRX_ATTRSVC_URL, default http://localhost:8000)"),
     "partitions": ("--partitions", "NAMES", "partitions to watch, separated by blanks; default: all"),
@@ -57,16 +59,12 @@ def run_monitor(args: argparse.Namespace) -> int:
         client = stack.enter_context(
             AttributionClient(settings.attrsvc_url, settings.api_key, PATIENCE, lambda pause_s: monitor.pause(pause_s))
         )
-        monitor = Monitor(settings, SlurmCommands(), client, _say, as_json=args.json)
+        monitor = Monitor(settings, SlurmCommands(), client, say, as_json=args.json)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: monitor.stop())
         if settings.port is not None:
             stack.enter_context(status_endpoint(monitor, settings.host, settings.port, settings.interval))
         if args.once:
-            return 0 if monitor.look() else 1
+            return EXIT_OK if monitor.look() else EXIT_FAILED
         monitor.run()
-    return 0
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
+    return EXIT_OK

@@ -26,9 +26,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     submit.add_argument("--user", default="unknown", help="the job's owner")
     submit.add_argument("--job-id", help="the scheduler's id; needed for jobs with LOGS_DIR")
     submit.add_argument("--cycle-id", type=int, metavar="N")
-    submit.add_argument(
-        "--intent", choices=("track_only", "progressive", "terminal"), default="track_only", help="terminal analyses at once"
-    )
+    submit.add_argument("--intent", choices=INTENTS, default="track_only", help="terminal analyses at once")
     result = add_command(commands, "result", _result, "ask the service why a job died", "nvrx-attrsvc result /logs/slurm-7.out")
     result.add_argument("log_path", metavar="LOG", help="absolute path as the service sees it")
     result.add_argument("--file", metavar="NAME", help="one file of a job with LOGS_DIR")

@@ -43,9 +43,9 @@ def _demo(args: argparse.Namespace) -> int:
 def _config(args: argparse.Namespace) -> int:
     from attr_actors.settings import Settings, env_name, masked, origins
 
-    settings = Settings.load()
-    where = origins(settings, {})
-    rows: list[dict[str, Any]] = [{"name": env_name(k), "value": v, "origin": where[k]} for k, v in masked(settings).items()]
+    shown = masked(Settings.load())
+    where = origins()
+    rows: list[dict[str, Any]] = [{"name": env_name(k), "value": v, "origin": where[k]} for k, v in shown.items()]
     if args.json:
         print(json.dumps(rows))
         return EXIT_OK

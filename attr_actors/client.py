@@ -22,7 +22,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import httpx
 
-from attr_actors.client_wire import USUAL, Call, Calls, Patience, checked, headers, typed
+from attr_actors.client_wire import USUAL, Attempts, Call, Calls, Patience, checked, headers, typed
 from attr_actors.errors import AttrError
 
 __all__ = ["AsyncAttributionClient", "AttributionClient", "Patience"]
@@ -88,17 +88,13 @@ class AttributionClient:
     inflight = _blocking(Calls.inflight)
 
     def _send(self, call: Call[T]) -> T:
-        attempt, paused_s = 1, 0.0
+        attempts = Attempts(self._patience)
         while True:
             try:
                 return call.read(self._http.request(call.method, call.path, **call.arguments()))
             except (httpx.TransportError, AttrError) as exc:
-                error = typed(exc, self._http.base_url)
-            pause = self._patience.pause_s(attempt, paused_s, error)
-            if pause is None:
-                raise error
+                pause = attempts.pause_s(typed(exc, self._http.base_url))
             self._pause(pause)
-            attempt, paused_s = attempt + 1, paused_s + pause
 
 
 class AsyncAttributionClient:
@@ -128,14 +124,10 @@ class AsyncAttributionClient:
     inflight = _awaited(Calls.inflight)
 
     async def _send(self, call: Call[T]) -> T:
-        attempt, paused_s = 1, 0.0
+        attempts = Attempts(self._patience)
         while True:
             try:
                 return call.read(await self._http.request(call.method, call.path, **call.arguments()))
             except (httpx.TransportError, AttrError) as exc:
-                error = typed(exc, self._http.base_url)
-            pause = self._patience.pause_s(attempt, paused_s, error)
-            if pause is None:
-                raise error
+                pause = attempts.pause_s(typed(exc, self._http.base_url))
             await asyncio.sleep(pause)
-            attempt, paused_s = attempt + 1, paused_s + pause

@@ -35,20 +35,30 @@ class Patience:
     pauses_max_s: float = 60.0
     first_pause_s: float = 0.2
 
-    def pause_s(self, attempt: int, paused_s: float, error: AttrError) -> float | None:
-        """Return the pause before the next attempt, or None to give up: the pause that the service named, else a growing one."""
-        if not error.retryable or attempt >= self.attempts_max:
-            return None
-        pause = (
-            error.retry_after_s
-            if error.retry_after_s is not None
-            else delay_s(attempt, self.first_pause_s, LONGEST_PAUSE_S, random.random())
-        )
-        return pause if paused_s + pause <= self.pauses_max_s else None
-
 
 USUAL = Patience()
 """Rides out a restart of the service, and not much more."""
+
+
+class Attempts:
+    """The attempts of one request."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._failed = 0
+        self._paused_s = 0.0
+
+    def pause_s(self, error: AttrError) -> float:
+        """Return the pause after a failed attempt: what the service named, else a growing one. Raises the error to give up."""
+        patience, self._failed = self._patience, self._failed + 1
+        if not error.retryable or self._failed >= patience.attempts_max:
+            raise error from None
+        named = error.retry_after_s
+        pause = named if named is not None else delay_s(self._failed, patience.first_pause_s, LONGEST_PAUSE_S, random.random())
+        self._paused_s += pause
+        if self._paused_s > patience.pauses_max_s:
+            raise error from None
+        return pause
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from attr_actors.models import (
     Submission,
 )
 
-Submitted = JobView | AttrError | None
+SubmitAnswer = JobView | AttrError | None
 """What became of one submission among many; None: it would hold up the others, so submit it alone."""
 
 
@@ -143,7 +143,7 @@ class TrackerHandle(Protocol):
         Raises JobLimitReached, InvalidParameter (conflicting cycle_id), and what reading the log raises.
         """
 
-    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[Submitted, ...]:
+    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[SubmitAnswer, ...]:
         """Register or refresh many jobs with one durable write; each has an answer of its own."""
 
     async def finish(self, path: str) -> JobView | None:

@@ -250,6 +250,11 @@ class Settings(BaseSettings):
             )
 
     @property
+    def rates(self) -> dict[str, str]:
+        """Return the limits by the names that the door, its replicas' accounts and the limiter share."""
+        return {"submit": self.rate_limit_submit, "analyze": self.rate_limit_analyze, "preview": self.rate_limit_preview}
+
+    @property
     def llm_models(self) -> tuple[str, ...]:
         """Return the models to ask in turn, the first one first."""
         names = (self.llm_model, *self.llm_fallback_models.split(","))
@@ -322,11 +327,11 @@ def env_name(field: str) -> str:
     return field
 
 
-Origin = Literal["argument", "environment", ".env", "default"]
+Origin = Literal["environment", ".env", "default"]
 
 
-def origins(settings: Settings, arguments: dict[str, Any]) -> dict[str, Origin]:
-    """Tell for each field where its value came from."""
+def origins() -> dict[str, Origin]:
+    """Tell for each field where ``Settings.load()`` takes its value from."""
     sources: list[tuple[Origin, PydanticBaseSettingsSource]] = [
         ("environment", EnvSettingsSource(Settings)),
         (".env", DotEnvSettingsSource(Settings)),
@@ -337,9 +342,6 @@ def origins(settings: Settings, arguments: dict[str, Any]) -> dict[str, Origin]:
         for name in found:
             if name in given or env_name(name).lower() in given or env_name(name).removeprefix(PREFIX).lower() in given:
                 found[name] = origin
-    for name in arguments:
-        if name in found:
-            found[name] = "argument"
     return found
 
 

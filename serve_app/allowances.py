@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 
 from limits import parse
 
@@ -79,12 +78,10 @@ class Account:
 class Allowances:
     """All accounts of this replica."""
 
-    def __init__(self, settings: Settings, limiter: LimiterHandle, counts: Counter[str], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings, limiter: LimiterHandle, counts: Counter[str]) -> None:
         self._limiter = limiter
-        self._clock = clock
         self._replicas_max = max(settings.replicas_min, settings.replicas_max)
-        rates = {"submit": settings.rate_limit_submit, "analyze": settings.rate_limit_analyze, "preview": settings.rate_limit_preview}
-        items = {rate: parse(text) for rate, text in rates.items()}
+        items = {rate: parse(text) for rate, text in settings.rates.items()}
         self._limits = {rate: (int(item.amount), float(item.get_expiry())) for rate, item in items.items()}
         self._accounts: OrderedDict[tuple[str, str], Account] = OrderedDict()
         self._incarnation = ""
@@ -101,7 +98,7 @@ class Allowances:
                 self._accounts.popitem(last=False)
         else:
             self._accounts.move_to_end(key)
-        if account.granted and self._clock() >= account.ends_at:
+        if account.granted and time.time() >= account.ends_at:
             account.renew()
         return account
 
@@ -110,7 +107,7 @@ class Allowances:
         if not account.take():
             self._counts["rate_limit.waited"] += 1
             while not account.take():
-                wait_s = account.refused_until - self._clock()
+                wait_s = account.refused_until - time.time()
                 if wait_s > 0:
                     self._counts[f"rate_limit.refused_{account.rate}"] += 1
                     raise RateLimited(f"at most {account.limit} requests per {account.period_s:g} s; try again later", wait_s)
@@ -153,11 +150,11 @@ class Allowances:
             logger.warning("the limiter does not answer, this replica lets its own share through: %s", exc.message)
             lease = self._own_share(account)
         account.batch = lease.granted
-        account.add(lease, self._clock())
+        account.add(lease, time.time())
 
     def _own_share(self, account: Account) -> Lease:
         """Return what this replica may let through on its own while the limiter is away."""
-        now = self._clock()
+        now = time.time()
         ends_at = account.ends_at if account.ends_at > now else now + account.period_s
         granted = min(BATCH_MAX, max(0, account.limit // self._replicas_max - account.granted))
         return Lease(granted=granted, remaining=0, ends_at=ends_at if granted else now + 1, incarnation=self._incarnation)
@@ -175,7 +172,7 @@ class Allowances:
             logger.info("the limiter could not be told what it granted: %s", exc.message)
 
     def _holdings(self) -> tuple[Holding, ...]:
-        now = self._clock()
+        now = time.time()
         return tuple(
             Holding(rate=a.rate, client=a.client, granted=a.granted, ends_at=a.ends_at)
             for a in self._accounts.values()

@@ -190,10 +190,13 @@ def _add_error_handlers(api: FastAPI) -> None:
         sentence = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in faults)
         return _error(422, "validation_error", sentence, details=faults, detail=sentence)
 
-    @api.exception_handler(Exception)
-    async def on_bug(request: Request, exc: Exception) -> Response:
-        logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=exc)
-        return _error(500, "internal_error", "unexpected error; the service's log has the details")
+    api.add_exception_handler(Exception, on_bug)
+
+
+async def on_bug(request: Request, exc: Exception) -> Response:
+    """Answer what nobody expected: the one last resort of all routes."""
+    logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=exc)
+    return _error(500, "internal_error", "unexpected error; the service's log has the details")
 
 
 def _methods(api: FastAPI, path: str) -> set[str]:

@@ -60,7 +60,7 @@ def serve_until_stopped(
         say("Stopping ...")
 
 
-def prepare_environment(nbthread: int = 1) -> None:
+def prepare_environment() -> None:
     """Set what Ray reads at import, where the operator has not: ingress through HAProxy, token authentication, quiet start.
 
     Each service gets HAProxy files and ports of its own, because two clusters on one machine must not share them.
@@ -73,7 +73,7 @@ def prepare_environment(nbthread: int = 1) -> None:
         "RAY_worker_niceness": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if _haproxy_runs() else "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(nbthread),
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{place}/haproxy.cfg",
         "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{place}/admin.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": place,

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from attr_actors.core.access import narrower_root
-from attr_actors.core.paths import LogPath, admit, check_readable, is_inside, open_log, stat_log
+from attr_actors.core.paths import LogPath, admit, check_not_empty, check_readable, is_inside, open_log, stat_log
 from attr_actors.core.reading import Deadline
 from attr_actors.core.splitlog import cycle_id_from_path, job_id_from_path, select_files
 from attr_actors.core.validity import is_valid
-from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, OutsideRoot, RequestError
+from attr_actors.errors import AnalysisFailed, AttrError, OutsideRoot, RequestError
 from attr_actors.file_threads import FileThreads
 from attr_actors.handles import Actors, pick
 from attr_actors.models import Analysis, AnalyzeRequest, JobMode, JobView, Peek, Requester, Submission
@@ -200,7 +200,7 @@ class AttributionService:
         peek = await pick(self._analyzers, log.path).peek(log.path)
         if peek.status == "completed" and peek.analysis:
             return completed_reply(peek.analysis, query.wl_restart)
-        await self._file(log.path, lambda: _check_not_empty(log))
+        await self._file(log.path, lambda: check_not_empty(log))
         return unfinished_reply(peek)
 
     async def _analysis(self, request: AnalyzeRequest, timeout_s: float | None) -> Analysis | Peek:
@@ -220,9 +220,7 @@ class AttributionService:
     def _announce(self, body: SubmitBody, root: str) -> Submission:
         """Check the path of a POST: the file may not exist yet, because schedulers announce a job before its output."""
         log = admit(body.log_path, root)
-        if os.path.lexists(log.path):
-            check_readable(log)
-        elif not os.path.isdir(os.path.dirname(log.path)):
+        if os.path.lexists(log.path) or not os.path.isdir(os.path.dirname(log.path)):
             check_readable(log)  # Raises the error that names what is missing.
         return Submission(path=log.path, user=body.user, job_id=body.job_id, cycle_id=body.cycle_id, intent=body.analysis_intent)
 
@@ -237,11 +235,6 @@ def requester(path: str, job: JobView | None) -> Requester:
         return Requester(job_id=job_id_from_path(path), cycle_id=cycle_id_from_path(path))
     cycle_id = job.cycle_id if path == job.path else cycle_id_from_path(path)
     return Requester(user=job.user, job_id=job.job_id or job_id_from_path(path), cycle_id=cycle_id)
-
-
-def _check_not_empty(log: LogPath) -> None:
-    if check_readable(log).st_size == 0:
-        raise EmptyFile(f"log file is empty: '{log.path}'")
 
 
 def _read_head(log: LogPath) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from attr_actors.errors import AttrError
 from attr_actors.file_threads import FileThreads
-from attr_actors.handles import Submitted, TrackerHandle
+from attr_actors.handles import SubmitAnswer, TrackerHandle
 from attr_actors.models import JobView, Submission
 
 TOGETHER_MAX = 200
@@ -29,7 +29,7 @@ class _Batch:
     def __init__(self) -> None:
         self.asked: list[tuple[str, Check]] = []
         self.sent = False
-        self.call: asyncio.Task[tuple[Submitted, ...]]
+        self.call: asyncio.Task[tuple[SubmitAnswer, ...]]
 
     @property
     def is_open(self) -> bool:
@@ -65,7 +65,7 @@ class Submissions:
         self._last = batch
         return batch
 
-    async def _send(self, batch: _Batch, before: asyncio.Task[tuple[Submitted, ...]] | None) -> tuple[Submitted, ...]:
+    async def _send(self, batch: _Batch, before: asyncio.Task[tuple[SubmitAnswer, ...]] | None) -> tuple[SubmitAnswer, ...]:
         if before is not None and not before.done():
             await asyncio.wait([before])
         batch.sent = True

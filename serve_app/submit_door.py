@@ -1,22 +1,22 @@
 """POST /logs in plain ASGI: a well-formed submission is answered here; anything else is FastAPI's to judge.
 
-Hold in mind: there is one contract. What this code does not understand at once (another content type, a long or broken body, a
-bug of ours) goes to FastAPI as if nobody had touched it, because POST /logs may be repeated.
+Hold in mind: there is one contract. What this code does not understand at once (another content type, a long or broken body) goes
+to FastAPI as if nobody had touched it; and a bug meets the same last resort here as there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+from functools import partial
 
 from pydantic import ValidationError
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from attr_actors.errors import AttrError
+from serve_app.api import on_bug
 from serve_app.asgi import Asgi, AsgiScope, Message, Receive, Send, check_body, send_error, send_reply
 from serve_app.bodies import SubmitBody
 from serve_app.service import AttributionService
-
-logger = logging.getLogger("attr_actors.api")
 
 BODY_S = 30.0
 """A body that is not complete after this is judged as it is: a client that trickles must not hold a place for ever."""
@@ -33,25 +33,20 @@ class SubmitDoor:
         """Answer one request. Raises BodyTooLarge."""
         received: list[Message] = []
         asked = await _read(scope, receive, received)
-        reply = await self._submit(scope, asked) if asked else None
-        if isinstance(reply, AttrError):
-            await send_error(send, reply, [])
-        elif reply is not None:
-            await send_reply(send, 200, [], reply)
-        else:
+        if asked is None:
             await self._app(scope, _again(received, receive), send)
+        else:
+            await ServerErrorMiddleware(partial(self._submit, asked), on_bug)(scope, receive, send)
 
-    async def _submit(self, scope: AsgiScope, asked: SubmitBody) -> bytes | AttrError | None:
+    async def _submit(self, asked: SubmitBody, scope: AsgiScope, receive: Receive, send: Send) -> None:
         state = scope["state"]
         state["log_path"], state["job"] = asked.log_path, asked.job_id
         try:
             reply = await self._service.submit(asked, state["caller"].root)
         except AttrError as exc:
-            return exc
-        except Exception as exc:  # noqa: BLE001 - FastAPI's handler is the last resort, and meets the same bug again.
-            logger.warning("a submission failed unexpectedly and is tried again: %s", type(exc).__name__)
-            return None
-        return reply.model_dump_json().encode()
+            await send_error(send, exc, [])
+        else:
+            await send_reply(send, 200, [], reply.model_dump_json().encode())
 
 
 async def _read(scope: AsgiScope, receive: Receive, received: list[Message]) -> SubmitBody | None:

@@ -35,7 +35,8 @@ class World:
         await abandon(self.tracker)
 
     async def drained(self) -> None:
-        await self.tracker._backlog.drained()
+        while tasks := self.tracker._backlog._tasks:
+            await asyncio.wait(tasks)
 
     def write(self, name: str, text: str) -> str:
         path = self.root / name

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-import attr_actors
 from attr_actors import tracing
 from attr_actors.actors.followed_logs import FollowedLogs
 from attr_actors.actors.isolation import analyze_isolated
+from attr_actors.actors.own_health import own_health
 from attr_actors.actors.second_opinion import open_second_opinion
 from attr_actors.actors.single_flight import SingleFlight
 from attr_actors.core import predecessor
 from attr_actors.core.engine import Engine
 from attr_actors.core.following import Following
-from attr_actors.core.paths import LogPath, admit, check_readable, stat_log
+from attr_actors.core.paths import LogPath, admit, check_not_empty, stat_log
 from attr_actors.core.validity import in_grace, is_valid
-from attr_actors.errors import AnalysisFailed, AttrError, EmptyFile, NotFound, Overloaded, RequestError
+from attr_actors.errors import AnalysisFailed, AttrError, NotFound, Overloaded, RequestError
 from attr_actors.file_threads import FileThreads
 from attr_actors.handles import LedgerHandle, ModelGateHandle
 from attr_actors.models import Analysis, AnalyzeRequest, Flight, Health, Peek, Recording, Snapshot, Stats
@@ -106,14 +105,8 @@ class Analyzer:
 
     async def health(self) -> Health:
         """Return who this process is."""
-        return Health(
-            name=self._name,
-            version=attr_actors.__version__,
-            fingerprint=self._settings.fingerprint(),
-            pid=os.getpid(),
-            started_at=self._started_at,
-            issues=tuple(f"the file system at '{point}' does not answer" for point in self._scans.hung_mounts()),
-        )
+        issues = [f"the file system at '{point}' does not answer" for point in self._scans.hung_mounts()]
+        return own_health(self._name, self._settings, self._started_at, issues)
 
     async def close(self) -> None:
         """Leave the model alone: the rules' answers are durable, and the next process asks again for what is missing."""
@@ -179,10 +172,10 @@ class Analyzer:
         if in_grace(stored, now, settings.cache_grace_period_seconds):
             return True
         try:
-            seen = await self._look(stored.snapshot.path, lambda: _snapshot(admit(stored.snapshot.path, settings.allowed_root)))
+            seen = await self._look(stored.snapshot.path, lambda: stat_log(admit(stored.snapshot.path, settings.allowed_root)))
         except NotFound:
             return False
-        return is_valid(stored, now, settings.cache_grace_period_seconds, settings.entry_age_max_s, seen.size, seen.mtime_ns)
+        return is_valid(stored, now, settings.cache_grace_period_seconds, settings.entry_age_max_s, seen.st_size, seen.st_mtime_ns)
 
     async def _scan(self, request: AnalyzeRequest) -> Analysis:
         path, timeout_s = request.path, self._settings.compute_timeout
@@ -223,13 +216,6 @@ class Analyzer:
         return await self._looks.run(path, work, self._settings.file_timeout_s)
 
 
-def _snapshot(log: LogPath) -> Snapshot:
-    found = stat_log(log)
-    return Snapshot(path=log.path, size=found.st_size, mtime_ns=found.st_mtime_ns)
-
-
 def _readable(log: LogPath) -> Snapshot:
-    found = check_readable(log)
-    if found.st_size == 0:
-        raise EmptyFile(f"log file is empty: '{log.path}'")
+    found = check_not_empty(log)
     return Snapshot(path=log.path, size=found.st_size, mtime_ns=found.st_mtime_ns)

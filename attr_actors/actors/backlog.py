@@ -64,11 +64,6 @@ class Backlog:
         """Return the number of files on the list."""
         return len(self._known)
 
-    async def drained(self) -> None:
-        """Return when the list is empty (for tests and an orderly stop)."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
     def _spawn(self, work: asyncio._CoroutineLike[None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)

@@ -43,6 +43,10 @@ the state of an async actor must live on one.
 """
 
 
+START_S = 60.0
+"""Longest wait for one actor to come up: its process starts, imports, and loads what it needs."""
+
+
 BACKGROUND_NICE = 5
 """A third of the processor time of the door when both want it: answers at hand go first, and no analysis starves."""
 
@@ -227,18 +231,18 @@ def _start_own(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     options = {"name": name, "namespace": own, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, **more}
     actor: ActorHandle[Any] = cast(Any, ray.remote(cls)).options(**options, scheduling_strategy=here).remote(*arguments)
-    health = _ask_health(actor, time.monotonic() + 60)
+    health = _ask_health(actor, time.monotonic() + START_S)
     return RemoteHandle(name, own, settings.call_timeout_s), lambda: ray.kill(actor), health
 
 
-def open_actors(settings: Settings, timeout_s: float = 60.0) -> Actors:
+def open_actors(settings: Settings) -> Actors:
     """Start what does not run, replace what runs with other settings or another version, and return the handles.
 
     Safe to call from every replica and program at once. Blocks; raises Unavailable when an actor does not come up.
     """
     up = handles(settings)
     for spec in plan(settings):
-        _open(spec, settings, up, time.monotonic() + timeout_s)
+        _open(spec, settings, up, time.monotonic() + START_S)
     return find_actors(settings)
 
 

@@ -7,6 +7,9 @@ import asyncio
 from attr_actors.errors import Unavailable
 from attr_actors.handles import LedgerHandle
 
+BATCH_MAX = 2000
+"""Rows of one save: the ledger serves others in between."""
+
 
 class JobWriter:
     """Writes job rows to the ledger in batches; ``settle()`` returns once a path's newest row is durable.
@@ -14,10 +17,9 @@ class JobWriter:
     A row whose save failed stays marked, so that a repeated request waits for it instead of trusting memory.
     """
 
-    def __init__(self, ledger: LedgerHandle, timeout_s: float, batch_max: int = 2000) -> None:
+    def __init__(self, ledger: LedgerHandle, timeout_s: float) -> None:
         self._ledger = ledger
         self._timeout_s = timeout_s
-        self._batch_max = batch_max
         self._marked: dict[str, str | None] = {}
         self._saving: dict[str, str | None] = {}
         self._save: asyncio.Task[None] | None = None
@@ -48,7 +50,7 @@ class JobWriter:
         return self._save
 
     async def _save_batch(self) -> None:
-        batch = dict(list(self._marked.items())[: self._batch_max])
+        batch = dict(list(self._marked.items())[:BATCH_MAX])
         for path in batch:
             del self._marked[path]
         self._saving = batch

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
 
-from attr_actors import __version__
+from attr_actors.actors.own_health import own_health
 from attr_actors.adapters.ledger_db import LedgerDb
 from attr_actors.adapters.ledger_file import is_in_use
 from attr_actors.adapters.ledger_upkeep import finish_import
@@ -115,14 +114,7 @@ class Ledger:
 
     def health(self) -> Health:
         """Return version, settings fingerprint, and what an operator must mend. Raises LedgerFault while there is no ledger."""
-        return Health(
-            name="ledger",
-            version=__version__,
-            fingerprint=self._settings.fingerprint(),
-            pid=os.getpid(),
-            started_at=self._started_at,
-            issues=tuple(self._db.file.issues.values()),
-        )
+        return own_health("ledger", self._settings, self._started_at, self._db.file.issues.values())
 
     def close(self) -> None:
         """Close the file; a ledger that is not closed loses nothing."""

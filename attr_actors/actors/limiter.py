@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections import Counter
@@ -12,7 +11,7 @@ from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
-import attr_actors
+from attr_actors.actors.own_health import own_health
 from attr_actors.models import Health, Holding, Lease, Stats
 from attr_actors.settings import Settings
 
@@ -35,11 +34,7 @@ class Limiter:
         self._settings = settings
         self._clock = clock
         self._started_at = clock()
-        self._rates: dict[str, RateLimitItem] = {
-            "submit": parse(settings.rate_limit_submit),
-            "analyze": parse(settings.rate_limit_analyze),
-            "preview": parse(settings.rate_limit_preview),
-        }
+        self._rates = {rate: parse(text) for rate, text in settings.rates.items()}
         self._storage = MemoryStorage()
         self._windows = FixedWindowRateLimiter(self._storage)
         self._name = secrets.token_hex(8)
@@ -87,13 +82,7 @@ class Limiter:
 
     async def health(self) -> Health:
         """Return who this process is."""
-        return Health(
-            name="limiter",
-            version=attr_actors.__version__,
-            fingerprint=self._settings.fingerprint(),
-            pid=os.getpid(),
-            started_at=self._started_at,
-        )
+        return own_health("limiter", self._settings, self._started_at)
 
     def _note(self, incarnation: str) -> None:
         """A replica that knows another process tells that this one took its place."""

@@ -18,10 +18,6 @@ class LongLogs:
         self._waiting: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def __len__(self) -> int:
-        """Return the number of logs that wait for their turn."""
-        return len(self._waiting)
-
     def add(self, path: str) -> None:
         """Let a log have its turn; needs a running loop."""
         self._waiting.setdefault(path)

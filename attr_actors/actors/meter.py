@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-import attr_actors
+from attr_actors.actors.own_health import own_health
 from attr_actors.models import Figures, Health, Stats
 from attr_actors.settings import Settings
 
@@ -51,10 +50,4 @@ class Meter:
 
     async def health(self) -> Health:
         """Return who this process is."""
-        return Health(
-            name="meter",
-            version=attr_actors.__version__,
-            fingerprint=self._settings.fingerprint(),
-            pid=os.getpid(),
-            started_at=self._started_at,
-        )
+        return own_health("meter", self._settings, self._started_at)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 
-import attr_actors
+from attr_actors.actors.own_health import own_health
 from attr_actors.core.breaker import Breaker, State
 from attr_actors.core.quota import DAY_S, Limits, Quota
 from attr_actors.handles import LedgerHandle
@@ -95,15 +94,7 @@ class ModelGate:
             issues.append(f"{failed} of {total} second opinions failed within {self._settings.health_window_s:g} s")
         if self._quota.state(now) is State.OPEN:
             issues.append(f"the model endpoint is left alone for {self._quota.wait_s(now):.0f} s; the rules answer alone")
-        return Health(
-            name="model-gate",
-            version=attr_actors.__version__,
-            fingerprint=self._settings.fingerprint(),
-            pid=os.getpid(),
-            started_at=self._started_at,
-            issues=tuple(issues),
-            failing=recent.is_failing(now),
-        )
+        return own_health("model-gate", self._settings, self._started_at, issues, failing=recent.is_failing(now))
 
     async def _doze(self, seconds: float) -> None:
         """Wait until a permit comes back, in the order of arrival, or for some time."""

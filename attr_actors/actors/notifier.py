@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-from attr_actors import __version__
+from attr_actors.actors.own_health import own_health
 from attr_actors.adapters.sink import Sink, open_sink
 from attr_actors.core.backoff import delay_s, gives_up
 from attr_actors.core.failure_share import SAMPLES_MIN, FailureShare
@@ -93,15 +92,8 @@ class Notifier:
         In a long outage tries become so rare that the window is empty; then those in a row count.
         """
         is_out = "sink" in self._issues and self._failures >= SAMPLES_MIN
-        return Health(
-            name=f"notifier-{self._name}",
-            version=__version__,
-            fingerprint=self._settings.fingerprint(),
-            pid=os.getpid(),
-            started_at=self._started_at,
-            issues=tuple(self._issues.values()),
-            failing=is_out or self._recent.is_failing(self._clock()),
-        )
+        failing = is_out or self._recent.is_failing(self._clock())
+        return own_health(f"notifier-{self._name}", self._settings, self._started_at, self._issues.values(), failing)
 
     async def _run(self) -> None:
         while not self._stop.is_set():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import random
 import time
 from collections import Counter
@@ -13,12 +12,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from itertools import islice
 
-import attr_actors
-from attr_actors import handles, tracing
+from attr_actors import tracing
 from attr_actors.actors.backlog import Backlog
 from attr_actors.actors.group_commit import JobWriter
 from attr_actors.actors.long_logs import LongLogs
 from attr_actors.actors.looks import Looks, Wanted
+from attr_actors.actors.own_health import own_health
 from attr_actors.core.job import Job
 from attr_actors.core.job_counts import count_jobs
 from attr_actors.core.job_events import Analyse, Event, Finished, Follow, Forget, Looked, Save, Submitted, Ticked, Warn
@@ -27,7 +26,7 @@ from attr_actors.core.jobs import JobBook, Limits
 from attr_actors.core.looking import Known, Look
 from attr_actors.core.splitlog import LogsDirs
 from attr_actors.errors import AttrError, NotReadable, Unavailable
-from attr_actors.handles import AnalyzerHandle, LedgerHandle
+from attr_actors.handles import AnalyzerHandle, LedgerHandle, SubmitAnswer
 from attr_actors.models import Health, JobMode, JobsPage, JobView, Stats, Submission
 from attr_actors.settings import Settings
 
@@ -100,7 +99,7 @@ class Tracker:
         self._perform(Submitted(submission, look, self._clock()))
         return await self._durable(submission.path)
 
-    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[handles.Submitted, ...]:
+    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[SubmitAnswer, ...]:
         """Register or refresh many jobs; what is told as done is durable, by one save for all. A slow one is None."""
         await self._opened()
         looks = await self._looks.together([self._wanted(submission) for submission in submissions], TOGETHER_S)
@@ -183,14 +182,7 @@ class Tracker:
         issues += self._looks.issues()
         if len(self._book.jobs) >= self._settings.max_jobs:
             issues.append(f"the job limit is reached: {self._settings.max_jobs}")
-        return Health(
-            name="tracker",
-            version=attr_actors.__version__,
-            fingerprint=self._settings.fingerprint(),
-            pid=os.getpid(),
-            started_at=self._started_at,
-            issues=tuple(issues),
-        )
+        return own_health("tracker", self._settings, self._started_at, issues)
 
     async def _opened(self) -> None:
         """Wait for the jobs to be loaded. A failed load is tried again by the next call."""
@@ -263,7 +255,7 @@ class Tracker:
             return Wanted(submission.path, submission.job_id, Known())
         return Wanted.of(known)._replace(job_id=known.job_id or submission.job_id)
 
-    def _enter(self, submission: Submission, look: Look | AttrError | None) -> handles.Submitted:
+    def _enter(self, submission: Submission, look: Look | AttrError | None) -> SubmitAnswer:
         """Enter one of many in the book. One without a look comes again, alone."""
         if look is None:
             return None

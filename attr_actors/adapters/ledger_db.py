@@ -28,10 +28,10 @@ LOOKUP = """
 SELECT a.header, e.attribution FROM analyses a LEFT JOIN entries e ON e.analysis_id = a.id
 WHERE a.path = ? AND a.newest ORDER BY e.wl_restart
 """
-EVICT = """
+EVICT = f"""
 DELETE FROM analyses WHERE id IN (
-    SELECT a.id FROM analyses a WHERE {} AND a.recorded_at < ?
-    AND NOT EXISTS (SELECT 1 FROM entries e JOIN outbox o ON o.entry_id = e.id WHERE e.analysis_id = a.id) LIMIT 500)
+    SELECT a.id FROM analyses a WHERE {{}} AND a.recorded_at < ?
+    AND NOT EXISTS (SELECT 1 FROM entries e JOIN outbox o ON o.entry_id = e.id WHERE e.analysis_id = a.id) LIMIT {SWEEP_ROWS})
 """
 
 

@@ -24,6 +24,6 @@ def tokens_since(connection: sqlite3.Connection, at: float) -> int:
     return int(connection.execute("SELECT coalesce(sum(tokens), 0) FROM replies WHERE stored_at >= ?", (at,)).fetchone()[0])
 
 
-def sweep(tx: sqlite3.Connection, before: float) -> int:
-    """Drop replies stored before an instant; return how many."""
-    return tx.execute("DELETE FROM replies WHERE stored_at < ?", (before,)).rowcount
+def sweep(tx: sqlite3.Connection, before: float) -> None:
+    """Drop replies stored before an instant."""
+    tx.execute("DELETE FROM replies WHERE stored_at < ?", (before,))

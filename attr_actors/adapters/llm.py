@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from attr_actors.adapters.llm_keys import Key, find_key
 from attr_actors.adapters.llm_wire import BoundedTransport, Completion, Format, Question, format_arguments, read_completion
-from attr_actors.core.backoff import delay_s
+from attr_actors.core.backoff import delay_s, parse_retry_after
 from attr_actors.errors import BadReply, ModelError, ModelRejected
 from attr_actors.settings import Settings
 
@@ -160,13 +160,5 @@ def _status_error(exc: openai.APIStatusError) -> ModelError:
     status = exc.status_code
     message = f"the model endpoint answered {status}"
     if status in (408, 409, 425, 429) or status >= 500:
-        return ModelError(message, _retry_after(exc))
+        return ModelError(message, parse_retry_after(exc.response.headers.get("retry-after")))
     return ModelRejected(message)
-
-
-def _retry_after(exc: openai.APIStatusError) -> float | None:
-    """Return the seconds of a Retry-After header; a date there is rare among model endpoints and is ignored."""
-    try:
-        return max(0.0, float(exc.response.headers.get("retry-after", "")))
-    except ValueError:
-        return None

@@ -15,6 +15,7 @@ import aiohttp
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.web.async_client import AsyncWebClient
 
+from attr_actors.core.backoff import parse_retry_after
 from attr_actors.core.rendering import one_line, render_slack_blocks, render_slack_text
 from attr_actors.errors import SinkError
 from attr_actors.models import Action, Delivery, Outcome
@@ -136,8 +137,4 @@ def _text(value: object) -> str | None:
 
 
 def _retry_after_s(headers: Any) -> float | None:
-    found = {str(name).lower(): value for name, value in dict(headers).items()}.get("retry-after")
-    try:
-        return min(max(float(found), 0.0), 3600.0) if found is not None else None
-    except ValueError:
-        return None
+    return parse_retry_after({str(name).lower(): value for name, value in dict(headers).items()}.get("retry-after"))

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import httpx
 
+from attr_actors.core.backoff import parse_retry_after
 from attr_actors.core.entries import entry_key
 from attr_actors.core.rendering import render_record
 from attr_actors.errors import BadSettings, SinkError
@@ -82,12 +83,5 @@ class WebhookSink:
             return Outcome(delivery_id=delivery.delivery_id, state="done")
         passes = reply.status_code in TRY_AGAIN or reply.status_code >= 500
         reason = f"webhook: {reply.status_code}"
-        delay = _retry_after_s(reply) if passes else None
+        delay = parse_retry_after(reply.headers.get("Retry-After")) if passes else None
         return Outcome(delivery_id=delivery.delivery_id, state="retry" if passes else "parked", reason=reason, delay_s=delay)
-
-
-def _retry_after_s(reply: httpx.Response) -> float | None:
-    try:
-        return min(max(float(reply.headers["Retry-After"]), 0.0), 3600.0)
-    except (KeyError, ValueError):
-        return None

@@ -74,9 +74,6 @@ class KeyRing:
             for row in rows
         }
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def identify(self, token: str) -> Caller:
         """Return the holder of a token. Raises Unauthorized.
 

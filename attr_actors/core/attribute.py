@@ -52,14 +52,6 @@ def attribute(
         action = Action.RESTART  # What was not read could show that the run went on.
     roots = _unique(verdict.roots)[:ROOT_LINES_MAX]
     failed = action is not Action.CONTINUE
-    last_at = next(
-        (
-            line.at
-            for line in reversed(evidence.lines[max(evidence.first, evidence.last - CLOCK_LINES) : evidence.last])
-            if line.at is not None
-        ),
-        None,
-    )
     return Attribution(
         action=action,
         category=verdict.category,
@@ -72,13 +64,19 @@ def attribute(
         cascade=_cascades(evidence, verdict.event, scan.segments) if failed else (),
         suspects=tuple(_suspects(verdict)),
         exclude_nodes=nodes if action is Action.EXCLUDE else (),
-        progress=summarize(evidence.steps, evidence.saves, last_at),
+        progress=summarize(evidence.steps, evidence.saves, _ended_at(evidence)),
         attempts=tuple(attempts),
         fingerprint=fingerprint_of(verdict) if failed else None,
         confidence=min(verdict.confidence, PARTIAL_CONFIDENCE_MAX) if partial else verdict.confidence,
         coverage="partial" if partial else "full",
         coverage_note=partial,
     )
+
+
+def _ended_at(evidence: Evidence) -> float | None:
+    """Return the last clock of the attempt."""
+    tail = evidence.lines[max(evidence.first, evidence.last - CLOCK_LINES) : evidence.last]
+    return next((line.at for line in reversed(tail) if line.at is not None), None)
 
 
 def cite(line: LogLine) -> Line:

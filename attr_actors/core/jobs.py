@@ -102,7 +102,6 @@ class JobBook:
         )
         job = self._see(job, event.look, final=terminal)
         self.counts["submissions.new" if old is None else "submissions.repeated"] += 1
-        yield from self._warnings(old, job)
         yield from self._store(old, job, urgent=terminal)
 
     def _looked(self, event: Looked) -> Iterator[Effect]:
@@ -113,7 +112,6 @@ class JobBook:
             self._count_fault()
             return
         job = self._see(old, event.look, final=old.terminated_at is not None)
-        yield from self._warnings(old, job)
         yield from self._store(old, job, urgent=False)
 
     def _finished(self, event: Finished) -> Iterator[Effect]:
@@ -123,7 +121,6 @@ class JobBook:
         job = self._see(old, event.look, final=True)
         if job.mode is not JobMode.PENDING:
             job = replace(job, terminated_at=job.terminated_at or event.at)
-        yield from self._warnings(old, job)
         yield from self._store(old, job, urgent=True)
 
     def _analysed(self, event: Analysed) -> Iterator[Effect]:
@@ -187,6 +184,8 @@ class JobBook:
             yield Warn(f"'{job.path}' has START PATHS but was submitted without job_id; it is read as a single log")
 
     def _store(self, old: Job | None, job: Job, urgent: bool) -> Iterator[Effect]:
+        """Take in a job as a look left it, and yield what is to be done about what is new."""
+        yield from self._warnings(old, job)
         self._put(job)
         if job != old:
             yield Save(job)

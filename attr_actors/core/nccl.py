@@ -12,7 +12,6 @@ WORK = re.compile(r"WorkNCCL\(SeqNum=(?P<seq>\d+), OpType=(?P<op>\w+), NumelIn=(
 ENQUEUED = re.compile(r"[Ll]ast enqueued(?: NCCL)? work:? ?(?P<enqueued>-?\d+), last completed(?: NCCL)? work:? ?(?P<completed>-?\d+)")
 WORLD = re.compile(r"\bnranks (\d+)|world[_ ]size[\"']?\s*[:=]?\s*(\d+)|WORLD_SIZE[=: ]+(\d+)|(\d+) ranks\b", re.IGNORECASE)
 BARRIER = re.compile(r"Ranks? ([\d, ]+) failed to pass monitoredBarrier")
-DUMPER = re.compile(r"collective timeout from\s+rank (\d+)|dump signal due to a collective timeout from\s+rank (\d+)")
 PEER = re.compile(r"[Cc]onnection (?:reset|closed) by (?:remote )?peer \[?([\w.:-]+?)\]?(?:<\d+>|:\d+|$|[\s,])")
 
 

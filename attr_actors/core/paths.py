@@ -6,11 +6,12 @@ a link can be swapped in between. Both block on the file system: call them from 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import NamedTuple
 
-from attr_actors.errors import InvalidPath, LogsDirNotReadable, NotFound, NotReadable, NotRegular, OutsideRoot
+from attr_actors.errors import EmptyFile, InvalidPath, LogsDirNotReadable, NotFound, NotReadable, NotRegular, OutsideRoot
 
 PATH_BYTES_MAX = 4096
 """Linux's PATH_MAX: no longer path can be opened."""
@@ -95,6 +96,14 @@ def check_readable(log: LogPath) -> os.stat_result:
         os.close(fd)
 
 
+def check_not_empty(log: LogPath) -> os.stat_result:
+    """Prove that a log can be read and says something; return its stat. Raises like open_log(), and EmptyFile."""
+    found = check_readable(log)
+    if found.st_size == 0:
+        raise EmptyFile(f"log file is empty: '{log.path}'")
+    return found
+
+
 def admit_logs_dir(raw: str, root: str) -> LogPath:
     """Check a LOGS_DIR found in a log. Raises like admit(), and LogsDirNotReadable."""
     found = admit(raw, root)
@@ -117,6 +126,6 @@ def _translate(exc: OSError, path: str) -> Exception:
         return NotReadable(f"permission denied: '{path}'")
     if isinstance(exc, (FileNotFoundError, NotADirectoryError)):
         return NotFound(f"log file not found: '{path}'")
-    if isinstance(exc, OSError) and exc.strerror == os.strerror(40):  # ELOOP: a link where a file was checked.
+    if exc.errno == errno.ELOOP:
         return OutsideRoot(f"'{path}' became a symbolic link after it was checked")
     return NotReadable(f"cannot read '{path}': {exc.strerror}")

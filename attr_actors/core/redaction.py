@@ -48,7 +48,6 @@ class Redactor:
         self._tokens: dict[str, str] = {}
         self._values: dict[str, str] = {}
         self._counts: dict[str, int] = {}
-        self.masked = 0
 
     def redact(self, text: str) -> str:
         """Return the text with tokens in the place of secrets (and identities).
@@ -106,7 +105,6 @@ class Redactor:
             self._tokens[value] = known
             if not secret:
                 self._values[known] = value
-        self.masked += 1
         return known
 
 

@@ -49,7 +49,6 @@ def conclude(found: Scanning, source: Source, database: Database, note: str | No
     pieces, change = collect_pieces(found, source, database)
     return Scan(
         pieces=pieces,
-        counts=found.counts,
         segments=[segment.value() for segment in found.segments],
         bytes_read=found.bytes_read,
         lines=found.newlines + found.has_open_line,

@@ -43,7 +43,6 @@ class Scanning:
         first = Mark(0, 0)
         first.line_number = 1
         self.segments = [SegmentHits(first)]
-        self.counts: dict[int, int] = {}
         self.samples: list[Mark] = []
         self.newlines = 0
         self.has_open_line = False
@@ -93,7 +92,6 @@ class Scanning:
         hits: list[Hit] = []
         for row, starts in flood.hits.items():
             lines = self._count_lines(block, row, starts)
-            self.counts[row] = self.counts.get(row, 0) + lines
             segment.counts[row] = segment.counts.get(row, 0) + lines
             hits += [Hit(starts[i], row) for i in segment.row_hits(row, self._rows[row]).select(starts, steps.all)]
         hits.sort()
@@ -120,7 +118,6 @@ class Scanning:
         is_new_line = not is_counted and self._counted_line.get(hit.row) != mark.line_start
         if is_new_line:
             self._counted_line[hit.row] = mark.line_start
-            self.counts[hit.row] = self.counts.get(hit.row, 0) + 1
         self.segments[-1].add(mark, row, self._step, is_new_line)
 
     def _mark_steps(self, block: Block, places: Sequence[int]) -> list[Mark]:

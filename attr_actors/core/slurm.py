@@ -94,7 +94,7 @@ def parse_squeue(text: str, delimiter: str) -> list[SlurmJob]:
 
 
 def parse_sacct(text: str, delimiter: str) -> list[SlurmJob]:
-    """Return the jobs of ``sacct --parsable --noheader`` with SACCT_FIELDS; a thirteenth field is the output path."""
+    """Return the jobs of ``sacct --parsable --noheader`` with SACCT_FIELDS."""
     return _accounted(_rows(text, delimiter, len(SACCT_FIELDS)))
 
 

@@ -21,9 +21,6 @@ TEXT_BYTES_MAX = 2_000_000
 SEGMENTS_FIRST = 2
 SEGMENTS_LAST = 6
 
-ERROR_ROLES = frozenset("HSPGCX")
-PROGRESS_ROLES = frozenset("IKD")
-
 
 class Piece(NamedTuple):
     """A line or a carriage-return part of one, with the rows that match it.
@@ -44,15 +41,15 @@ class Segment(NamedTuple):
     start: int
     line_number: int
     counts: dict[int, int]
+    """Lines per row."""
     muted: frozenset[int] = frozenset()
     """Rows of which there may be more lines than were counted."""
 
 
 class Scan(NamedTuple):
-    """What one reading of a file found. ``counts`` are lines per row in the whole file, of a muted row those that were found."""
+    """What one reading of a file found."""
 
     pieces: list[Piece]
-    counts: dict[int, int]
     segments: list[Segment]
     bytes_read: int
     lines: int

@@ -62,14 +62,17 @@ def is_log_of(name: str, job_id: str) -> bool:
     return f"_{job_id}_" in name.removesuffix(".log")
 
 
+DIRS_MAX = 16
+"""Directories whose names are kept at a time."""
+
+
 class LogsDirs:
     """The directories listed during one round over the jobs: those that share a LOGS_DIR share one pass over it.
 
     Several threads may use it: what is shared is replaced as a whole, never changed in place.
     """
 
-    def __init__(self, most: int = 16) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._names: dict[str, _Names] = {}
 
     def names(self, logs_dir: str, job_id: str) -> list[str]:
@@ -77,7 +80,7 @@ class LogsDirs:
         known = self._names.get(logs_dir)
         if known is None:
             known = _Names(os.listdir(logs_dir))
-            kept = self._names if len(self._names) < self._most else {}  # Rounds go in order: what lies behind is done with.
+            kept = self._names if len(self._names) < DIRS_MAX else {}  # Rounds go in order: what lies behind is done with.
             self._names = {**kept, logs_dir: known}
         return known.of(job_id)
 

@@ -61,24 +61,15 @@ class TableRow(NamedTuple):
     mtime_ns: int | None = None
 
 
+SHARED = [name for name in TableRow._fields if name in ResultRow.model_fields]
+"""The columns that have the name and the meaning of a key of the results."""
+
+
 def flatten(row: ResultRow) -> TableRow:
     """Return the row in columns."""
-    flat = TableRow(
-        log_path=row.log_path,
-        error_code=row.error_code,
-        error=row.error,
-        user=row.user,
-        job_id=row.job_id,
-        result_id=row.result_id,
-        analysed_at=None if row.analysed_at is None else datetime.fromtimestamp(row.analysed_at, UTC),
-        engine=row.engine,
-        scan_s=row.scan_s,
-        log_bytes=row.log_bytes,
-        reused=row.reused,
-        wl_restart_count=row.wl_restart_count,
-        size=row.size,
-        mtime_ns=row.mtime_ns,
-    )
+    flat = TableRow(**{name: getattr(row, name) for name in SHARED})
+    if row.analysed_at is not None:
+        flat = flat._replace(analysed_at=datetime.fromtimestamp(row.analysed_at, UTC))
     found = row.attribution
     if found is None:
         return flat

@@ -10,10 +10,10 @@ def in_grace(analysis: Analysis, now: float, grace_s: float) -> bool:
     return 0 <= now - analysis.analysed_at < grace_s
 
 
-def is_valid(analysis: Analysis, now: float, grace_s: float, age_max_s: float, size: int | None, mtime_ns: int | None) -> bool:
+def is_valid(analysis: Analysis, now: float, grace_s: float, age_max_s: float, size: int, mtime_ns: int) -> bool:
     """Tell whether an answer still stands: inside the grace period always, afterwards while the log has its size and mtime.
 
-    ``size`` and ``mtime_ns`` are of a fresh stat, None if the log is gone. A log older than ``age_max_s`` is analysed again.
+    ``size`` and ``mtime_ns`` are of a fresh stat. A log older than ``age_max_s`` is analysed again.
     """
     if in_grace(analysis, now, grace_s):
         return True

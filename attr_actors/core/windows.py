@@ -69,13 +69,13 @@ def collect_pieces(found: Scanning, source: Source, database: Database) -> tuple
     if total <= WHOLE_BYTES:
         whole = _Collector(database, [Extent(0, b"".join(_read_ranges(source, [(0, total)])))])
         whole.extents[0].anchors.append((0, 0, 1))
-        if whole.take_all(0):
+        if whole.take_all():
             return whole.pieces(), None if len(whole.extents[0].raw) == total else "the file changed while it was read"
     ends = [(0, min(total, sparse.HEAD_BYTES)), (max(0, total - sparse.TAIL_BYTES), total)]
     windows = _affordable(_windows(found, database.rows), ends)
     ranges = _merge([*ends, *(w.reach for w in windows)], total)
     collector = _Collector(database, [Extent(low, raw) for (low, _), raw in zip(ranges, _read_ranges(source, ranges), strict=True)])
-    collector.anchor(found, windows, total)
+    collector.anchor(found, windows)
     collector.take_forward(0, sparse.HEAD_PIECES, sparse.HEAD_BYTES)
     collector.take_backward(total, sparse.TAIL_PIECES, sparse.TAIL_BYTES)
     for window in windows:
@@ -163,13 +163,13 @@ class _Collector:
         self._bytes = 0
         self._exceptions: dict[tuple[int, bytes], bool] = {}
 
-    def anchor(self, found: Scanning, windows: Sequence[Window], total: int) -> None:
+    def anchor(self, found: Scanning, windows: Sequence[Window]) -> None:
         """Note in each extent the lines whose numbers are known."""
         known = [(0, 0, 1)] + [(w.mark.start, w.mark.line_start, w.mark.line_number) for w in windows]
         for place in known:
             self._extent(place[0]).anchors.append(place)
         last = self.extents[-1]
-        newline = last.raw.rfind(b"\n", 0, max(0, len(last.raw)))
+        newline = last.raw.rfind(b"\n")
         if newline >= 0:
             # What follows the last newline is the last line; its number is one more than there are newlines.
             last.anchors.append((last.start + newline + 1, last.start + newline + 1, found.newlines + 1))
@@ -179,9 +179,9 @@ class _Collector:
     def _extent(self, offset: int) -> Extent:
         return self.extents[max(0, bisect_right(self._starts, offset) - 1)]
 
-    def take_all(self, index: int) -> bool:
-        """Choose every piece of an extent; False (and nothing) if they are too many."""
-        extent = self.extents[index]
+    def take_all(self) -> bool:
+        """Choose every piece of the first extent; False (and nothing) if they are too many."""
+        extent = self.extents[0]
         if extent.text.count(b"\n") > 4 * sparse.PIECES_MAX:
             return False
         self.take_forward(extent.start, sparse.PIECES_MAX + 1, len(extent.raw) + 1)

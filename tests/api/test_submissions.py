@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from attr_actors.errors import AttrError, NotRegular, Unavailable
 from attr_actors.file_threads import FileThreads
-from attr_actors.handles import Submitted
+from attr_actors.handles import SubmitAnswer
 from attr_actors.models import JobMode, JobView, Submission
 from serve_app import submit_door
 from serve_app.bodies import BODY_BYTES_MAX
@@ -36,7 +36,7 @@ class Tracker:
         self.fault: AttrError | None = None
         self.slow: set[str] = set()
 
-    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[Submitted, ...]:
+    async def submit_many(self, submissions: tuple[Submission, ...]) -> tuple[SubmitAnswer, ...]:
         self.calls.append(len(submissions))
         self.called.set()
         await self.gate.wait()
@@ -211,13 +211,20 @@ def test_a_name_that_could_not_be_stored_or_would_forge_a_line_is_refused(api: A
     assert api.client.get("/jobs").json()["returned"] == 0
 
 
-def test_a_bug_on_the_short_way_is_an_internal_error(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def submit(*_: object) -> None:
+def test_a_bug_is_an_internal_error_and_the_submission_is_tried_once(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[object] = []
+
+    async def submit(body: object, _: object) -> None:
+        tried.append(body)
         raise ZeroDivisionError
 
     monkeypatch.setattr(api.door._service, "submit", submit)
     reply = api.client.post("/logs", json={"log_path": "/x"})
-    assert (reply.status_code, reply.json()["error_code"]) == (500, "internal_error")
+    assert (reply.status_code, reply.json()["error_code"], len(tried)) == (500, "internal_error", 1)
+    assert reply.headers["content-type"] == "application/json"
+    assert "unexpected error in POST /logs" in caplog.text
 
 
 def test_the_log_of_requests_names_the_path_and_the_job(api: Api, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

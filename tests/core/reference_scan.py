@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import groupby
 
 from attr_actors.core import sparse
 from attr_actors.core.signatures.library import Role, Signature
@@ -33,17 +32,13 @@ def scan_bytes(data: bytes, rows: Sequence[Signature], match: Matcher | None = N
     """Scan a text that is in memory."""
     match = match or match_with_re(rows)
     pieces = _split(data, match)
-    counts: dict[int, int] = {}
-    for _, same_line in groupby(pieces, key=lambda p: p.line_number):
-        for row in {r for piece in same_line for r in piece.rows}:
-            counts[row] = counts.get(row, 0) + 1
     spans = _segments(pieces, rows)
     kept: set[int] = _head_and_tail(pieces)
     for first, last in spans[: sparse.SEGMENTS_FIRST] + spans[max(sparse.SEGMENTS_FIRST, len(spans) - sparse.SEGMENTS_LAST) :]:
         kept |= _keep_segment(pieces, rows, first, last)
     segments = [_segment(pieces, first, last) for first, last in spans]
     chosen = [pieces[i] for i in sorted(kept)][-sparse.PIECES_MAX :]
-    return Scan(chosen, counts, segments, len(data), data.count(b"\n") + (not data.endswith(b"\n")), None)
+    return Scan(chosen, segments, len(data), data.count(b"\n") + (not data.endswith(b"\n")), None)
 
 
 def _split(data: bytes, match: Matcher) -> list[Piece]:

@@ -42,7 +42,7 @@ def test_each_variable_of_the_predecessor_is_read(name: str, monkeypatch: pytest
     monkeypatch.setenv(name, str(value))
     settings = Settings.load()
     assert getattr(settings, field) == value
-    assert origins(settings, {})[field] == "environment"
+    assert origins()[field] == "environment"
 
 
 @pytest.mark.parametrize("name", ["NVIDIA_API_KEY", "SLACK_BOT_TOKEN"])
@@ -76,9 +76,9 @@ def test_arguments_win_over_environment_and_that_over_dotenv(monkeypatch: pytest
     monkeypatch.setenv("NVRX_ATTRSVC_PORT", "1002")
     assert Settings.load().port == 1002
     settings = Settings.load(port=1003)
-    where = origins(settings, {"port": 1003})
+    where = origins()
     assert (settings.port, settings.cluster_name) == (1003, "dot")
-    assert (where["port"], where["cluster_name"], where["host"]) == ("argument", ".env", "default")
+    assert (where["port"], where["cluster_name"], where["host"]) == ("environment", ".env", "default")
 
 
 def test_config_prints_values_with_their_origin(

@@ -107,8 +107,9 @@ def test_a_batch_answers_each_log_once_and_a_second_run_has_nothing_to_do(
     assert sorted(row["log_path"] for row in rows(out)) == sorted(str(p) for p in logs.rglob("*") if p.suffix in (".out", ".log"))
     assert {row["schema_version"] for row in rows(out)} == {1}
     assert "7 logs: 7 attributed (0 known from before)" in capsys.readouterr().out
-    assert run(logs, out, "--json") == 0
+    assert run(logs, out, "--json", "--report", str(tmp_path / "r.html")) == 0
     assert out.read_bytes() == first
+    assert "</html>" in (tmp_path / "r.html").read_text()
     said = json.loads(capsys.readouterr().out)
     assert (said["logs"], said["kept"], said["answered"], said["actions"]["STOP"]) == (7, 7, 0, 6)
 

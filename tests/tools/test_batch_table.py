@@ -9,7 +9,7 @@ import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -18,7 +18,7 @@ from attr_actors.batch_table import check_table, write_table
 from attr_actors.cli import main
 from attr_actors.core import table_rows
 from attr_actors.core.result_rows import ResultRow
-from attr_actors.core.table_rows import TableRow, flatten
+from attr_actors.core.table_rows import SHARED, TableRow, flatten
 from attr_actors.errors import InvalidParameter
 from attr_actors.models import Action, Attribution, Category, Line, Progress
 from tests.api.conftest import OOM_LOG
@@ -57,6 +57,12 @@ def results(tmp_path: Path) -> Path:
     rows = [nasty_row(), ResultRow(log_path="/l/empty", error_code="empty_file", error="it is empty")]
     path.write_text("".join(row.model_dump_json() + "\n" for row in rows) + '{"torn')
     return path
+
+
+def test_a_column_named_like_a_key_of_the_results_has_its_type() -> None:
+    columns, keys = get_type_hints(TableRow), get_type_hints(ResultRow)
+    assert {"log_path", "user", "size", "analysed_at", "wl_restart_count"} <= set(SHARED)
+    assert {name for name in SHARED if columns[name] != keys[name]} == {"analysed_at"}
 
 
 def test_parquet_has_every_value_with_its_type(results: Path, tmp_path: Path) -> None:

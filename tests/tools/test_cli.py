@@ -14,13 +14,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from attr_actors.cli import build_parser, main
 from attr_actors.cli_completion import _actions
+from attr_actors.cli_monitor import OPTIONS
 from attr_actors.cli_output import wants_colour
 from attr_actors.models import Action, Attribution, Cascade, Category, Line, Suspect
+from attr_actors.monitor_settings import MonitorSettings
 from serve_app.bodies import HealthReply, ResultBody, ResultReply, SubmitReply
 from tests.api.conftest import OOM_LOG
 from tests.loopback import Loopback, Reply, Request
@@ -146,6 +149,38 @@ def test_answers_are_as_agreed(
     assert (found, err) == (code, "")
     assert "\x1b" not in out
     agrees(f"{name}-{width}", out)
+
+
+def test_options_reach_the_service(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "submit", "/l", "--user", "ann", "--cycle-id", "2", "--intent", "terminal", "--url", service.url)
+    assert json.loads(service.requests[-1].body) == {"log_path": "/l", "user": "ann", "cycle_id": 2, "analysis_intent": "terminal"}
+    run(capsys, "result", "/l", "--file", "a.log", "--wl-restart", "1", "--no-wait", "--timeout", "7", "--url", service.url)
+    wanted = {"log_path": ["/l"], "file": ["a.log"], "wl_restart": ["1"], "wait": ["false"], "timeout_s": ["7.0"]}
+    assert parse_qs(urlsplit(service.requests[-1].path).query) == wanted
+    run(capsys, "health", "--ready", "--url", service.url)
+    assert service.requests[-1].path == "/healthz?ready=true"
+
+
+def test_each_option_of_the_monitor_is_a_setting_and_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[MonitorSettings] = []
+
+    class Told(Exception):
+        pass
+
+    def load(**given: Any) -> MonitorSettings:
+        seen.append(MonitorSettings(**given))
+        raise Told
+
+    monkeypatch.setattr(MonitorSettings, "load", load)
+    monkeypatch.setenv("NVRX_SMONSVC_USER", "bob")
+    values = {
+        "attrsvc_url": "http://h:1", "partitions": "a b", "user": "ann", "job_pattern": "x.*", "interval": 5.0, "timeout": 6.0,
+        "lookback": 70.0, "host": "::1", "port": 9, "state_file": "/s",
+    }  # fmt: skip
+    with pytest.raises(Told):
+        main(["monitor", "--verbose", *(word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value)))])
+    assert set(values) == set(OPTIONS)
+    assert seen[0].model_dump(include={*values, "verbose"}) == {**values, "verbose": True}
 
 
 @pytest.mark.parametrize("argv", [("result", "/l"), ("submit", "/l"), ("stats",), ("health",), ("jobs",)], ids=lambda a: a[0])
