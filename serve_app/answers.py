@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from attr_actors.core.validity import in_grace
@@ -39,11 +39,10 @@ class Answer(NamedTuple):
 class AnswerCache:
     """A bounded cache; the reply that was not asked for longest goes first."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._bytes_max = settings.answer_cache_bytes_max
         self._age_max_s = settings.answer_cache_age_max_s
         self._grace_s = settings.cache_grace_period_seconds
-        self._clock = clock
         self._answers: OrderedDict[Key, Answer] = OrderedDict()
         self._making: dict[Key, asyncio.Event] = {}
         self.bytes = 0
@@ -57,7 +56,7 @@ class AnswerCache:
         answer = self._answers.get(key)
         if answer is None:
             return None
-        if not 0 <= self._clock() - answer.kept_at < self._age_max_s:
+        if not 0 <= time.time() - answer.kept_at < self._age_max_s:
             self.drop(key)
             return None
         self._answers.move_to_end(key)
@@ -87,7 +86,7 @@ class AnswerCache:
 
     def needs_stat(self, answer: Answer) -> bool:
         """Tell whether the grace period is over, so that the log must be looked at."""
-        return not in_grace(answer.basis, self._clock(), self._grace_s)
+        return not in_grace(answer.basis, time.time(), self._grace_s)
 
     def keep(self, key: Key, body: bytes, basis: Analysis) -> None:
         """Keep a reply, unless it alone would fill the cache."""
@@ -95,7 +94,7 @@ class AnswerCache:
         size = _size(key, body)
         if size * 4 > self._bytes_max:
             return
-        self._answers[key] = Answer(body, basis.model_copy(update={"cycles": ()}), self._clock())
+        self._answers[key] = Answer(body, basis.model_copy(update={"cycles": ()}), time.time())
         self.bytes += size
         while self.bytes > self._bytes_max:
             self.drop(next(iter(self._answers)))

@@ -27,10 +27,10 @@ class RayNodes:
     """Nodes by name, each a process group of its own. Nothing outside them is touched."""
 
     def __init__(self, place: Path) -> None:
-        from serve_app import launch
+        from serve_app.ray_environment import prepare_environment
 
         before = dict(os.environ)
-        launch.prepare_environment()
+        prepare_environment()
         self.environment = dict(os.environ) | {"PYTHONPATH": str(REPO), "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1"}
         os.environ.clear()
         os.environ.update(before)

@@ -97,18 +97,22 @@ class Step:
         return not self.is_finite or LOSS.search(self.line.body) is not None
 
 
-def made_progress_after(steps: Sequence[Step], place: int, stream: str, new_steps: int = 2) -> bool:
-    """Tell whether at least ``new_steps`` of the steps from ``place`` on are new and finite, in a stream where one is named.
+NEW_STEPS_MIN = 2
+"""New steps that show progress: a single one may have been under way."""
+
+
+def made_progress_after(steps: Sequence[Step], place: int, stream: str) -> bool:
+    """Tell whether enough of the steps from ``place`` on are new and finite, in a stream where one is named.
 
     A redrawn bar or a buffered print repeats a counter that was there shortly before; it is not counted.
     """
     later = [s for s in steps[place : place + LATER_STEPS] if not (stream and s.line.stream and s.line.stream != stream) and s.is_finite]
-    if len(later) < new_steps:
+    if len(later) < NEW_STEPS_MIN:
         return False
     before = steps[max(0, place - EARLIER_STEPS) : place]
     known = {s.counter if s.number is not None else s.line.body for s in before}
     fresh = {s.counter if s.number is not None else s.line.body for s in later}
-    return len(fresh - known) >= new_steps
+    return len(fresh - known) >= NEW_STEPS_MIN
 
 
 def nan_until_the_end(steps: Sequence[Step]) -> bool:

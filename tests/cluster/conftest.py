@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attr_actors.settings import Settings
-from serve_app.launch import prepare_environment
+from serve_app.ray_environment import prepare_environment
 
 prepare_environment()  # Ray reads it at import, so it comes before the tests are collected.
 

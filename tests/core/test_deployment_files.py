@@ -207,7 +207,7 @@ def test_the_cluster_launcher_file_is_valid() -> None:
 
 
 def test_the_ray_environment_is_what_the_service_sets_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serve_app import launch
+    from serve_app.ray_environment import prepare_environment
 
     for name in [n for n in os.environ if n.startswith("RAY_")]:
         monkeypatch.delenv(name)
@@ -215,7 +215,7 @@ def test_the_ray_environment_is_what_the_service_sets_for_itself(monkeypatch: py
     out = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, env={"PATH": os.environ["PATH"]}).stdout
     ours = dict(line.split("=", 1) for line in out.split("\0") if line.startswith(("RAY_", "FORWARDED_")))
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    launch.prepare_environment()
+    prepare_environment()
     own = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"}  # Of `ray start`, which the service does not run.
     places = {name: value for name, value in ours.items() if value.startswith("/tmp/attr-actors-")}
     assert "RAY_SERVE_HAPROXY_SOCKET_PATH" in places
@@ -236,14 +236,14 @@ def test_the_ray_environment_is_what_the_service_sets_for_itself(monkeypatch: py
 def test_without_haproxy_the_service_warns_and_goes_through_serves_own_proxy(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    from serve_app import launch
+    from serve_app.ray_environment import prepare_environment
 
     (tmp_path / "haproxy").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "haproxy").chmod(0o755)
     for program in (f"{tmp_path}/none", f"{tmp_path}/haproxy"):
         monkeypatch.setattr(os, "environ", {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": program})
         os.environ.pop("RAY_SERVE_ENABLE_HA_PROXY", None)
-        launch.prepare_environment()
+        prepare_environment()
         assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "0"
     assert caplog.text.count("HAProxy does not run here") == 2
     bare = {"PATH": f"{Path(sys.executable).parent}:/bin", "RAY_SERVE_HAPROXY_BINARY_PATH": f"{tmp_path}/none"}

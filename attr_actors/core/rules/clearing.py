@@ -15,7 +15,6 @@ GRACE_LINES = 30
 """What a program may still write after the scheduler's word, by its clock or else by lines."""
 CERTAIN_TIER = 2
 """Scheduler facts up to this tier end the job in any case."""
-PROCESS_ROLES = frozenset({Role.PRIMARY, Role.GENERIC, Role.CONFIRMATION, Role.CASCADE, Role.TEARDOWN})
 
 
 def progress_clears(event: Event, evidence: Evidence) -> bool:

@@ -65,13 +65,6 @@ class Database:
             self.rows, self.backend, self.fingerprint, events, progress, everything, digits, blurred, once, self.sensitive, gate
         )
 
-    def row_index(self, signature_id: str) -> int:
-        """Return the index of a row. Raises KeyError."""
-        for index, row in enumerate(self.rows):
-            if row.id == signature_id:
-                return index
-        raise KeyError(signature_id)
-
 
 def open_database(operator_dir: str = "", backend: str = "auto", cache_dir: str = "") -> Database:
     """Load all rows and their automata, from ``cache_dir`` if it holds them (empty: no cache). Raises BadSignature."""

@@ -73,7 +73,6 @@ class Signature:
     example: str
     why: str
     category: Category = Category.UNKNOWN
-    subcategory: str = ""
     tier: int = 9
     owner: str = "unknown"
     action: str = Action.RESTART.value
@@ -148,7 +147,7 @@ def _check_unique(rows: Iterable[Signature]) -> None:
 
 _FIELDS: dict[str, type] = {
     **dict.fromkeys(("id", "role", "regex", "unless", "example", "why"), str),
-    **dict.fromkeys(("category", "subcategory", "owner", "action", "source"), str),
+    **dict.fromkeys(("category", "owner", "action", "source"), str),
     **dict.fromkeys(("tier", "keep", "before", "after"), int),
     "counter_examples": list,
     "gate": bool,
