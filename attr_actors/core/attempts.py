@@ -17,6 +17,8 @@ ENDINGS = frozenset({Role.DONE, Role.TEARDOWN, Role.SCHEDULER, Role.TRACEBACK, R
 NEW_LIFE = frozenset({Role.ITERATION, Role.DONE, Role.ATTEMPT, Role.PRIMARY})
 REQUEUE = "slurm_requeue"
 COUNTERS = frozenset({"step", "epoch"})
+ECHO_LINES_MAX = 20
+"""What says so much in a language that no row knows is a run."""
 HEAD_LINES = 3
 HEAD_WITHIN = 60
 HEAD_CHARS_MIN = 12
@@ -112,10 +114,11 @@ def _can_be_head(line: LogLine, rows: Sequence[Signature]) -> bool:
 
 
 def _merge_lifeless(lines: Sequence[LogLine], rows: Sequence[Signature], spans: list[Span]) -> list[Span]:
-    """Join a part in which nothing ran or failed to the part before it: its start marker was an echo."""
+    """Join a short part in which nothing ran or failed to the part before it: its start marker was an echo."""
     merged: list[Span] = []
     for first, last in spans:
-        alive = any(roles_of(line, rows) & LIFE for line in lines[first:last])
+        is_long = last > first and lines[last - 1].number - lines[first].number >= ECHO_LINES_MAX
+        alive = is_long or any(roles_of(line, rows) & LIFE for line in lines[first:last])
         if merged and not alive:
             merged[-1] = (merged[-1][0], last)
         else:

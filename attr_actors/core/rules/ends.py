@@ -28,8 +28,10 @@ def success_ends_it(evidence: Evidence) -> Verdict | None:
         after = event.index > done.index
         if after and not _is_teardown_noise(event):
             return None
-        if weak and not after and event.uncaught and not clearing.run_went_on(event, evidence):
-            return None  # A shell script says "done" also after its program died.
+        if weak and not after and _ended_a_program(event, evidence):
+            return None  # A shell script, a tracker or a hook says "done" also after its program died.
+    if any(head.index > done.index for head in _open_heads(evidence)):
+        return None
     if weak and any(e.row.id in FAILED_EXIT and not clearing.progress_clears(e, evidence) for e in evidence.of(Role.TEARDOWN)):
         return None
     if any(e.index > done.index for e in evidence.events if e.role is Role.SCHEDULER or e.row.id == selection.KILL):
@@ -39,6 +41,13 @@ def success_ends_it(evidence: Evidence) -> Verdict | None:
     return Verdict(
         "success_ends_it", Action.CONTINUE, Category.NONE, "none", "The run finished.", [done], None, None, [], 0.9 if strong else 0.7
     )
+
+
+def _ended_a_program(event: Event, evidence: Evidence) -> bool:
+    """Tell whether an exception before the end is the reason for it: nobody caught it, or nothing went on behind it."""
+    if clearing.run_went_on(event, evidence):
+        return False
+    return event.uncaught or (event.trace is not None and not clearing.progress_clears(event, evidence))
 
 
 def _is_echo(line: LogLine, evidence: Evidence) -> bool:
@@ -64,18 +73,20 @@ def teardown_only(evidence: Evidence) -> Verdict | None:
 
 def traceback_without_end(evidence: Evidence) -> Verdict | None:
     """A traceback whose last line is missing or of no known shape still ended something, unless the run went on behind it."""
-    closed = {t.header.index for t in evidence.tracebacks}
-    heads = [
-        line
-        for line in evidence.lines[evidence.first : evidence.last]
-        if line.index not in closed and any(evidence.rows[r].id == HEADER_ROW for r in line.piece.rows)
-    ]
+    heads = _open_heads(evidence)
     if not heads or evidence.dones or clearing.ordinary_lines_after(heads[-1], evidence) >= clearing.SURVIVED_LINES:
         return None
     if any(s.line.index > heads[-1].index for s in evidence.steps):
         return None
     sentence = "A traceback ends the log without saying what was raised."
     return Verdict("traceback_without_end", Action.RESTART, Category.UNKNOWN, "unknown", sentence, [heads[-1]], None, None, [], 0.3)
+
+
+def _open_heads(evidence: Evidence) -> list[LogLine]:
+    """Return the heads of tracebacks whose exception is not there."""
+    closed = {t.header.index for t in evidence.tracebacks}
+    own = evidence.lines[evidence.first : evidence.last]
+    return [line for line in own if line.index not in closed and any(evidence.rows[r].id == HEADER_ROW for r in line.piece.rows)]
 
 
 def nothing_failed(evidence: Evidence) -> Verdict:
