@@ -60,7 +60,7 @@ PREFERENCES = (
     Preference(first_error, "first_telling", lambda event, evidence: event.line),
     Preference(first_error, "first_failed_rank", lambda evidence: None),
     Preference(events, "choose_cause", lambda chain, rows=(): chain[-1]),
-    Preference(causes, "first_meant", lambda chain: chain[0]),
+    Preference(causes, "_first_meant", lambda chain, known: chain[0]),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from attr_actors.core.lines import LogLine
@@ -43,6 +43,8 @@ LOOKUPS = frozenset(
     ]
 )
 """How libraries try: what is raised while such an error is handled is the message for people."""
+MISSES = frozenset({"import_error", "data_decode"})
+"""Rows of the same kind: an optional package, or a text that is tried in one form after the other."""
 REQUESTS = frozenset(
     [
         "hub_unreachable",
@@ -77,8 +79,8 @@ def choose_cause(chain: Sequence[Traceback], rows: Sequence[Signature] = ()) -> 
     for trace in chain:
         if trace.name == "KeyboardInterrupt":
             return trace
-    cause = first_meant(chain)
     known = {id(t): best_row(t, rows) for t in chain}
+    cause = _first_meant(chain, known)
     row = known[id(cause)]
     if row is None or row.tier > UNMISTAKABLE_TIER:
         facts = [t for t in chain if (r := known[id(t)]) is not None and r.tier <= UNMISTAKABLE_TIER]
@@ -89,12 +91,20 @@ def choose_cause(chain: Sequence[Traceback], rows: Sequence[Signature] = ()) -> 
     return cause
 
 
-def first_meant(chain: Sequence[Traceback]) -> Traceback:
+def _first_meant(chain: Sequence[Traceback], known: Mapping[int, Signature | None]) -> Traceback:
     for trace, following in pairwise(chain):
-        is_lookup = following.link == "during" and trace.name in LOOKUPS and following.name not in WRAPPERS
+        gives_way = following.link == "during" and following.name not in WRAPPERS
+        is_lookup = gives_way and _is_lookup(trace, known[id(trace)], known[id(following)])
         if trace.name not in WRAPPERS and not is_lookup:
             return trace
     return chain[-1]
+
+
+def _is_lookup(trace: Traceback, row: Signature | None, following: Signature | None) -> bool:
+    """Tell whether an exception is how a program tried: a failed lookup of which no row knows more, or a copy not at hand yet."""
+    if trace.name in LOOKUPS:
+        return row is None or row.is_generic or row.id in MISSES
+    return trace.name == "FileNotFoundError" and following is not None and following.id in REQUESTS
 
 
 def telling_line(trace: Traceback) -> LogLine:

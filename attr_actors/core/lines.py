@@ -19,10 +19,12 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|
 RANK_PREFIXES = (
     re.compile(r"\[(?:rank|default|trainer|worker)_?(?:\d+\|)?(?P<rank>\d{1,6})\]:? ?"),  # torchrun --tee and PyTorch's excepthook.
     re.compile(r"\[\d+,(?P<rank>\d{1,6})\]<std(?:err|out|diag)>: ?"),  # mpirun --tag-output.
-    re.compile(r"\((?P<actor>[\w.:/<>-]+(?: \w+)?) pid=\d+(?:, ip=(?P<node>[\w.:-]+))?\) ?"),  # Ray.
+    re.compile(r"\((?P<actor>[\w.:/<>-]+(?: \w+)?)(?: rank=(?P<rank>\d{1,6}))? pid=\d+(?:, ip=(?P<node>[\w.:-]+))?\) ?"),  # Ray, vLLM.
     re.compile(r"\[pod/(?P<node>[^/\]\s]+)/(?P<actor>[^\]\s]+)\] ?"),  # kubectl logs --prefix.
     re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,9}(?:Z|[+-]\d\d:\d\d) (?:std(?:out|err) [FP] )?"),  # container runtimes.
 )
+VLLM_ERROR = re.compile(r"(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]\s]+:\d+\] ?")
+"""vLLM's logger puts this before each line of a traceback."""
 SRUN_LABEL = re.compile(r" {0,4}(?P<rank>\d{1,5}): ?")
 HOST_LABEL = re.compile(r"(?P<node>[A-Za-z][\w-]*(?:\.[\w-]+)*\d[\w.-]*): (?=\S| )")
 LABEL_SHARE = 0.3
@@ -144,6 +146,8 @@ def _read(index: int, piece: Piece, text: str, label: re.Pattern[str] | None) ->
         if groups:
             stream += found[0].strip()
         position = found.end()
+    if text.startswith(("ERROR ", "CRITICAL "), position) and (m := VLLM_ERROR.match(text, position)):
+        position = m.end()
     body = text[position:]
     if rank is None or node is None:
         rank, node = _from_words(body, rank, node)

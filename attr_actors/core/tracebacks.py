@@ -142,7 +142,8 @@ class TracebackReader:
             link = "inner" if INNER.search(line.body) or stream.grouped else stream.link
         previous = stream.last if link else None
         found = Traceback(line, line.stream, cause=previous if link != "inner" else None, link=link, ignored=stream.ignored)
-        if link == "inner" and previous is not None and previous.cause is None and previous is not found:
+        is_sibling = stream.grouped and previous is not None and previous.link == "inner"  # Members of a group did not cause each other.
+        if link == "inner" and previous is not None and previous.cause is None and not is_sibling:
             previous.cause = found  # What is quoted inside a message was raised first.
         self.tracebacks.append(found)
         self.inside.add(line.index)
