@@ -15,7 +15,7 @@ from attr_actors.core.rules.order import RULES
 from attr_actors.core.signatures.library import Role
 from attr_actors.core.sparse import Scan, Segment
 from attr_actors.core.verdicts import Verdict
-from attr_actors.models import Action, Attempt, Attribution, Cascade, Line, Suspect
+from attr_actors.models import Action, Attempt, Attribution, Cascade, Category, Line, Suspect
 
 TEXT_CHARS_MAX = 1_000
 ROOT_LINES_MAX = 8
@@ -98,7 +98,7 @@ def fingerprint_of(verdict: Verdict) -> str | None:
 
 def _suspects(verdict: Verdict) -> list[Suspect]:
     found = list(verdict.suspects)
-    line = verdict.event.line if verdict.event else None
+    line = None if verdict.event is None or _is_written_by_a_victim(verdict, verdict.event) else verdict.event.line
     if line is not None and verdict.action is not Action.CONTINUE:
         named = {(s.kind, s.name) for s in found}
         if line.node and ("node", line.node) not in named:
@@ -106,6 +106,11 @@ def _suspects(verdict: Verdict) -> list[Suspect]:
         if line.rank is not None and not any(s.kind == "rank" for s in found):
             found.append(Suspect(kind="rank", name=str(line.rank), reason="wrote the root line"))
     return found
+
+
+def _is_written_by_a_victim(verdict: Verdict, event: Event) -> bool:
+    """Tell whether the one who writes the line was hit by another's fault: that is so where a connection was lost to a known peer."""
+    return event.role in (Role.CASCADE, Role.TEARDOWN) or (verdict.category is Category.NETWORK_NCCL and bool(verdict.suspects))
 
 
 def _unique(lines: Sequence[LogLine]) -> list[LogLine]:

@@ -215,6 +215,9 @@ _OWNERS = {
 _DETERMINISTIC = frozenset(
     {Category.USER_CODE, Category.CONFIG, Category.DATA, Category.CHECKPOINT, Category.DEPENDENCY_ENV, Category.NUMERICAL}
 )
+CARD = re.compile(r"has a total capacity of (?P<size>[\d.]+) (?P<unit>[GM])iB")
+OWN_SHARE = re.compile(r"(?:this process has|Of the allocated memory) (?P<size>[\d.]+) (?P<unit>[GM])iB (?:memory in use|is allocated)")
+OTHERS_SHARE = re.compile(r"Process \d+ has (?P<size>[\d.]+) (?P<unit>[GM])iB memory in use")
 HTTP_REFUSAL = re.compile(r"\bHTTPError: HTTP Error 40[134]\b")
 OFFLINE = re.compile(r"Network is unreachable|\[Errno 101\]|OfflineModeIsEnabled|outgoing traffic has been disabled")
 
@@ -223,11 +226,26 @@ def _action(row: Signature, category: Category, message: str) -> str:
     """Return the action: a row's own, unless the category was refined into one that an unchanged restart meets again."""
     if category is Category.EXTERNAL_SERVICE and (OFFLINE.search(message) or HTTP_REFUSAL.search(message)):
         return "STOP"  # The node has no way out, or the other side will not answer: not on the next attempt either.
+    if row.id == "cuda_oom" and _is_held_by_another(message):
+        return "RESTART"  # The card was not free: another node's is, or this one's later.
     if row.id == "os_error" and "[Errno" in message:
         return "RESTART"  # A system call failed with a number that no row knows: no proof that it fails again.
     if category is row.category:
         return row.action
     return "STOP" if category in _DETERMINISTIC else "RESTART"
+
+
+def _is_held_by_another(message: str) -> bool:
+    """Tell whether PyTorch says that other processes hold most of the card, and this one next to nothing."""
+    total, own = CARD.search(message), OWN_SHARE.search(message)
+    if not total or not own:
+        return False
+    others = sum(_gib(m) for m in OTHERS_SHARE.finditer(message))
+    return others >= _gib(total) / 2 and _gib(own) <= _gib(total) / 8
+
+
+def _gib(found: re.Match[str]) -> float:
+    return float(found["size"]) / {"G": 1, "M": 1024}[found["unit"]]
 
 
 _UNKNOWN = Signature(

@@ -23,8 +23,6 @@ RANK_PREFIXES = (
     re.compile(r"\[pod/(?P<node>[^/\]\s]+)/(?P<actor>[^\]\s]+)\] ?"),  # kubectl logs --prefix.
     re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,9}(?:Z|[+-]\d\d:\d\d) (?:std(?:out|err) [FP] )?"),  # container runtimes.
 )
-VLLM_ERROR = re.compile(r"(?:ERROR|CRITICAL) \d\d-\d\d \d\d:\d\d:\d\d \[[^\]\s]+:\d+\] ?")
-"""vLLM's logger puts this before each line of a traceback."""
 SRUN_LABEL = re.compile(r" {0,4}(?P<rank>\d{1,5}): ?")
 HOST_LABEL = re.compile(r"(?P<node>[A-Za-z][\w-]*(?:\.[\w-]+)*\d[\w.-]*): (?=\S| )")
 LABEL_SHARE = 0.3
@@ -146,8 +144,6 @@ def _read(index: int, piece: Piece, text: str, label: re.Pattern[str] | None) ->
         if groups:
             stream += found[0].strip()
         position = found.end()
-    if text.startswith(("ERROR ", "CRITICAL "), position) and (m := VLLM_ERROR.match(text, position)):
-        position = m.end()
     body = text[position:]
     if rank is None or node is None:
         rank, node = _from_words(body, rank, node)

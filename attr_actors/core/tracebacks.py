@@ -45,6 +45,9 @@ NEW_RECORD = re.compile(
     r"|^\[ *\d+\.\d+\] |^\S+\.py:\d+: \w*Warning|\d+%\|"
 )
 """How lines begin that cannot belong to an exception's message."""
+CLOCKED = re.compile(r"\d.*\W$")
+"""A logger's prefix holds a clock or a number."""
+LEVEL_DIGITS = str.maketrans("123456789", "000000000")
 MESSAGE_OVER = 99
 FRAMES_MAX = 200
 MESSAGE_LINES_MAX = 60
@@ -107,6 +110,7 @@ class _Stream:
     quiet: int = 0
     ignored: bool = False
     grouped: bool = False
+    prefix: str = ""
 
 
 class TracebackReader:
@@ -123,10 +127,15 @@ class TracebackReader:
             self._read(line, self._streams.setdefault(line.stream, _Stream()))
 
     def _read(self, line: LogLine, stream: _Stream) -> None:
+        head = HEADER.search(line.body)
+        if head:
+            stream.prefix = line.body[: head.start()] if CLOCKED.search(line.body[: head.start()]) else ""
+        elif stream.prefix and _alike(line.body[: len(stream.prefix)], stream.prefix):
+            line.body = line.body[len(stream.prefix) :]
         body = line.body
         if stream.grouped:
             body = BAR.sub("", body)
-        if HEADER.search(body):
+        if head:
             self._open(line, stream)
         elif stream.open:
             self._in_traceback(line, body, stream)
@@ -191,6 +200,11 @@ class TracebackReader:
                 stream.last.more.append(line)
             else:
                 stream.quiet += 1
+
+
+def _alike(text: str, prefix: str) -> bool:
+    """Tell whether a line begins as the head of the traceback does, but for digits: a logger's prefix stands before each of its lines."""
+    return text.translate(LEVEL_DIGITS) == prefix.translate(LEVEL_DIGITS)
 
 
 def _is_exception(found: re.Match[str]) -> bool:

@@ -66,3 +66,60 @@ def test_the_closed_peer_is_the_suspect_and_not_the_printer() -> None:
     )
     answer = attribute(log)
     assert [s.name for s in answer.suspects if s.kind == "node"] == ["10.4.0.12"]
+
+
+def nodes(log: str) -> list[str]:
+    return [s.name for s in attribute(log).suspects if s.kind == "node"]
+
+
+def test_a_hole_between_the_ranks_that_wrote_is_suspected_where_nobody_tells_the_world_size() -> None:
+    assert suspects(work(8) + work(9) + work(11) + work(12)) == ["10"]
+
+
+def test_who_writes_of_a_broken_collective_is_not_suspected() -> None:
+    assert suspects(work(8) + work(9)) == []
+
+
+def test_more_holes_than_ranks_mean_that_others_write_elsewhere() -> None:
+    assert suspects(work(0) + work(64) + work(128)) == []
+
+
+PEER = (
+    "{node}:881:990 [2] transport/net_ib.cc:1901 NCCL WARN NET/IB: Got completion from peer {peer}<48210> with status=12 vendor err 129\n"
+)
+
+
+def test_one_peer_lost_by_several_hosts_is_suspected() -> None:
+    assert nodes("".join(PEER.format(node=f"n{n}", peer="10.2.0.17") for n in range(3))) == ["10.2.0.17"]
+
+
+def test_one_host_that_lost_several_peers_is_suspected_itself() -> None:
+    assert nodes("".join(PEER.format(node="n1", peer=f"10.2.0.{n}") for n in range(3))) == ["n1"]
+
+
+def test_tasks_that_jax_missed_are_suspected() -> None:
+    log = "F0301 12:14:11.3 14099 client.h:80] UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n"
+    assert suspects(log + "/job:jax_worker/replica:0/task:7\nThe tasks have crashed.\n") == ["7"]
+    assert suspects("Barrier timed out. Id: x. The first task: /job:w/task:3. Some timed out task names:\n/job:w/replica:0/task:11\n") == [
+        "11"
+    ]
+
+
+def test_a_kernel_fact_without_a_host_belongs_to_the_only_node_whose_tasks_failed_by_themselves() -> None:
+    fact = "[Mon Mar  2 01:24:58 2026] NVRM: Xid (PCI:0000:9b:00): 79, pid=22134, name=python, GPU has fallen off the bus.\n"
+    ends = "srun: error: hgx-002: task 13: Aborted (core dumped)\nsrun: error: hgx-001: tasks 0-7: Terminated\n"
+    answer = attribute(ends + fact)
+    assert (answer.action, answer.exclude_nodes) == (Action.EXCLUDE, ("hgx-002",))
+    both = "srun: error: hgx-001: task 3: Exited with exit code 1\n" + ends + fact
+    assert (attribute(both).action, attribute(both).exclude_nodes) == (Action.RESTART, ())
+
+
+def test_the_node_without_gpus_is_excluded_where_other_ranks_have_theirs() -> None:
+    error = 'Traceback (most recent call last):\n  File "t.py", line 9, in <module>\nRuntimeError: No CUDA GPUs are available\n'
+    here = "".join(f"11: {line}\n" for line in error.splitlines())
+    steps = "".join(f"{rank}: loading part {part}\n" for part in range(4) for rank in range(8, 16))
+    ends = "srun: error: n2: task 11: Exited with exit code 1\n"
+    answer = attribute(steps + here + ends)
+    assert (answer.action, answer.exclude_nodes) == (Action.EXCLUDE, ("n2",))
+    alone = attribute(error + "srun: error: n2: task 0: Exited with exit code 1\n")
+    assert (alone.action, alone.exclude_nodes) == (Action.RESTART, ())

@@ -17,6 +17,7 @@ FOREIGN_CLOCK_S = 30 * 86_400.0
 """A greater distance means that one of the clocks does not show its year."""
 FAILED_NODE = re.compile(r"[Nn]ode failure on ([\w.-]+)")
 """The node behind ON in a cancellation is the batch host, not the one that failed."""
+FAILED_TASK = re.compile(r"srun: error: \S+: tasks? [\d,-]+: (?:Exited|Aborted|Segmentation)")
 NAN_LINES_MIN = 3
 """A finished run with fewer NaN lines may have shown an empty last batch."""
 
@@ -30,7 +31,16 @@ def hardware_fact_wins(evidence: Evidence) -> Verdict | None:
     verdict = verdict_of("hardware_fact_wins", event, f"Hardware failed: {event.row.why}", 0.95)
     if not verdict.suspects and (node := evidence.node_of(event.line)) is not None:
         verdict.suspects.append(Suspect(kind="node", name=node, reason=f"runs rank {event.line.rank}, which met the fault"))
+    if not verdict.suspects and (node := _only_failed_node(evidence)) is not None:
+        verdict.suspects.append(Suspect(kind="node", name=node, reason="is the only one whose tasks failed by themselves"))
     return verdict
+
+
+def _only_failed_node(evidence: Evidence) -> str | None:
+    """Return the node of the tasks that srun saw fail, if there is one only: what ``srun`` ended afterwards does not count."""
+    bodies = [e.line for e in evidence.of(Role.TEARDOWN) if FAILED_TASK.search(e.line.body)]
+    nodes = {line.node for line in bodies if line.node}
+    return nodes.pop() if len(nodes) == 1 else None
 
 
 def _too_late(event: Event, evidence: Evidence) -> bool:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 
+from attr_actors.core import nccl
 from attr_actors.core.events import Event
 from attr_actors.core.evidence import Evidence
 from attr_actors.core.lines import LogLine
 from attr_actors.core.rules import selection
 from attr_actors.core.signatures.library import Role
 from attr_actors.core.verdicts import Verdict, sentence_of, verdict_of
+from attr_actors.models import Action, Category, Suspect
 
 FIRST_FAILURE_RANK = re.compile(r"^\s*rank\s*: (\d+) \(local_rank: \d+\)")
 SPECIFIC_WITHIN_LINES = 15
+NO_DEVICE = "cuda_unavailable"
 KILLED_WORKER = "dataloader_killed"
 TELLING_TIER_MAX = 3
 TELLING_WITHIN_LINES = 400
@@ -30,7 +33,20 @@ def first_error_is_the_root(evidence: Evidence) -> Verdict | None:
     event = killer_of_the_worker(more_specific(raised_after_logged(first, candidates), candidates), candidates)
     verdict = verdict_of("first_error_is_the_root", event, sentence_of(event), 0.6 if event.is_generic else 0.85)
     verdict.roots = [first_telling(event, evidence), *verdict.roots]
+    if event.category is Category.NETWORK_NCCL:
+        verdict.suspects += nccl.read_forensics(evidence).suspects
+    if event.row.id == NO_DEVICE:
+        _exclude_the_odd_node(verdict, event, candidates, evidence)
     return verdict
+
+
+def _exclude_the_odd_node(verdict: Verdict, event: Event, candidates: list[Event], evidence: Evidence) -> None:
+    """A node without its GPUs is at fault where other ranks of the job had theirs."""
+    node = evidence.node_of(event.line)
+    without = {e.line.rank for e in candidates if e.row is event.row}
+    if node is not None and len(evidence.ranks) > len(without):
+        verdict.action = Action.EXCLUDE
+        verdict.suspects.append(Suspect(kind="node", name=node, reason="has no usable GPU, while other ranks have one"))
 
 
 def raised_after_logged(first: Event, candidates: list[Event]) -> Event:
