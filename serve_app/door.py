@@ -232,6 +232,7 @@ class Door:
     async def tick(self) -> None:
         """Take in what changed elsewhere, and tell what happened here."""
         self._overview.refresh()
+        self._service.root.look()
         await self._keys.reload()
         await self._allowances.compare()
         await self._figures.report()

@@ -30,6 +30,7 @@ from serve_app.bodies import (
     SubmitReply,
 )
 from serve_app.replies import completed_reply, error_reply, splitlog_reply, timeout_reply, unfinished_reply
+from serve_app.root_watch import RootWatch
 from serve_app.submissions import Submissions
 
 T = TypeVar("T")
@@ -76,6 +77,7 @@ class AttributionService:
         self._files = FileThreads("files", settings.file_threads, FILE_REQUESTS_MAX)
         self._reads = FileThreads("reads", READ_THREADS, READS_WAITING_MAX)
         self._submissions = Submissions(actors.tracker, self._files, settings.file_timeout_s)
+        self.root = RootWatch(settings.allowed_root, self._files, settings.file_timeout_s)
 
     def gauges(self) -> dict[str, float]:
         """Return what the threads on files are held up by, for the figures."""
@@ -86,7 +88,7 @@ class AttributionService:
 
     def issues(self) -> list[str]:
         """Return what an operator must mend."""
-        return [f"the file system at '{point}' does not answer" for point in self._files.hung_mounts()]
+        return [f"the file system at '{point}' does not answer" for point in self._files.hung_mounts()] + self.root.issues()
 
     async def submit(self, body: SubmitBody, root: str | None = None) -> SubmitReply:
         """Register a job (POST /logs). Durable when it returns. ``root`` confines the caller further."""

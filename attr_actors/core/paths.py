@@ -11,10 +11,13 @@ import os
 import stat
 from typing import NamedTuple
 
-from attr_actors.errors import EmptyFile, InvalidPath, LogsDirNotReadable, NotFound, NotReadable, NotRegular, OutsideRoot
+from attr_actors.errors import EmptyFile, InvalidPath, LogsDirNotReadable, NotFound, NotReadable, NotRegular, OutsideRoot, Unavailable
 
 PATH_BYTES_MAX = 4096
 """Linux's PATH_MAX: no longer path can be opened."""
+
+ROOT_AGAIN_S = 30.0
+"""When to ask again while the root is not mounted."""
 
 
 class LogPath(NamedTuple):
@@ -58,11 +61,11 @@ def is_inside(resolved: str, real_root: str) -> bool:
 
 
 def stat_log(log: LogPath) -> os.stat_result:
-    """Stat an admitted log. Raises NotFound, NotReadable or NotRegular."""
+    """Stat an admitted log. Raises NotFound, NotReadable, NotRegular, or Unavailable while the root itself is not there."""
     try:
         found = os.stat(log.path, follow_symlinks=False)
     except OSError as exc:
-        raise _translate(exc, log.path) from None
+        raise _translate(exc, log) from None
     return _regular(found, log.path)
 
 
@@ -76,7 +79,7 @@ def open_log(log: LogPath) -> int:
     try:
         fd = os.open(log.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as exc:
-        raise _translate(exc, log.path) from None
+        raise _translate(exc, log) from None
     try:
         _regular(os.fstat(fd), log.path)
         if not is_inside(os.path.realpath(f"/proc/self/fd/{fd}"), log.root):
@@ -121,10 +124,13 @@ def _regular(found: os.stat_result, path: str) -> os.stat_result:
     raise NotRegular(f"'{path}' is {kind}; send the path of a log file")
 
 
-def _translate(exc: OSError, path: str) -> Exception:
+def _translate(exc: OSError, log: LogPath) -> Exception:
+    path = log.path
     if isinstance(exc, PermissionError):
         return NotReadable(f"permission denied: '{path}'")
     if isinstance(exc, (FileNotFoundError, NotADirectoryError)):
+        if not os.path.isdir(log.root):
+            return Unavailable(f"the root '{log.root}' is not there; is it mounted?", ROOT_AGAIN_S)
         return NotFound(f"log file not found: '{path}'")
     if exc.errno == errno.ELOOP:
         return OutsideRoot(f"'{path}' became a symbolic link after it was checked")

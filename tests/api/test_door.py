@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -269,3 +270,33 @@ def test_a_log_that_names_another_keys_directory_shows_nothing_that_lies_there(o
     assert len({reply.text for reply in replies}) == 1
     assert (replies[0].status_code, replies[0].json()["error_code"]) == (403, "outside_root")
     assert "secretproj" not in replies[0].text
+
+
+def test_a_root_that_is_gone_is_told_and_no_log_is_said_to_be_missing(api: Api) -> None:
+    path = api.write("a.log")
+    tick(api)
+    assert api.client.get("/healthz").json()["issues"] == []
+    moved = api.root.rename(api.root.with_name("moved"))
+    for reply in (api.client.get("/logs", params={"log_path": path}), api.client.post("/logs", json={"log_path": path})):
+        assert (reply.status_code, reply.json()["error_code"]) == (503, "unavailable")
+        assert int(reply.headers["retry-after"]) >= 1
+        assert "is it mounted?" in reply.json()["message"]
+    tick(api)
+    until(lambda: any("is it mounted?" in issue for issue in api.client.get("/healthz?pretty=true").json()["issues"]))
+    moved.rename(api.root)
+    tick(api)
+    assert api.client.get("/logs", params={"log_path": path}).status_code == 200
+    until(lambda: api.client.get("/healthz?pretty=true").json()["status"] == "ok")
+
+
+def tick(api: Api) -> None:
+    """Let the door look around, as it does every second."""
+    assert api.client.portal is not None
+    api.client.portal.call(api.door.tick)
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
