@@ -53,7 +53,7 @@ PREFERENCES = (
     Preference(clearing, "run_went_on", lambda event, evidence: False),
     Preference(selection, "was_left_behind", lambda event, evidence: False),
     Preference(selection, "survived_before", lambda events, evidence: events),
-    Preference(selection, "program_before_shell", lambda events: events),
+    Preference(selection, "program_before_shell", lambda events, evidence: events),
     Preference(selection, "known_before_vague", lambda events: events),
     Preference(first_error, "raised_after_logged", lambda first, candidates: first),
     Preference(first_error, "more_specific", lambda first, candidates: first),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from inspect import signature
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from attr_actors.core.engine import attribute_scan
 from attr_actors.core.rules.order import RULES
 from attr_actors.core.signatures.database import Database
 from attr_actors.models import Action, Attribution, Category
+from bench.ablation import PREFERENCES
 from tests.core.failure_cases import read_cases
 from tests.core.reference_scan import scan_bytes
 from tests.core.rows import ROWS
@@ -262,3 +264,9 @@ def test_a_rank_with_broken_hardware_leads_to_its_node() -> None:
         + "[rank3]: RuntimeError: CUDA error: uncorrectable ECC error encountered\nsrun: error: gpu-3: task 3: Exited with exit code 1\n"
     )
     assert attribute(log).exclude_nodes == ("gpu-3",)
+
+
+def test_what_the_ablation_leaves_out_can_be_left_out() -> None:
+    for preference in PREFERENCES:
+        replaced = getattr(preference.module, preference.name)
+        assert list(signature(replaced).parameters) == list(signature(preference.off).parameters), preference.name
