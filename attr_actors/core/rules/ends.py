@@ -13,6 +13,7 @@ from attr_actors.models import Action, Category
 FAILED_EXIT = frozenset({"launch_return", "elastic_summary", "srun_exit"})
 OF_A_SCHEDULER = frozenset({"sigterm", "slurm_step_busy"})
 STEPS_AFTER_DONE_MAX = 3
+RIGHT_BEFORE_LINES = 10
 ECHO_DONE = "done_said"
 HEADER_ROW = "traceback"
 
@@ -28,7 +29,7 @@ def success_ends_it(evidence: Evidence) -> Verdict | None:
         after = event.index > done.index
         if after and not _is_teardown_noise(event):
             return None
-        if weak and not after and _ended_a_program(event, evidence):
+        if weak and not after and _ended_a_program(event, done, evidence):
             return None  # A shell script, a tracker or a hook says "done" also after its program died.
     if any(head.index > done.index for head in _open_heads(evidence)):
         return None
@@ -43,11 +44,12 @@ def success_ends_it(evidence: Evidence) -> Verdict | None:
     )
 
 
-def _ended_a_program(event: Event, evidence: Evidence) -> bool:
-    """Tell whether an exception before the end is the reason for it: nobody caught it, or nothing went on behind it."""
+def _ended_a_program(event: Event, done: LogLine, evidence: Evidence) -> bool:
+    """Tell whether an exception before the end is the reason for it: nobody caught it, or it stands right before the end."""
     if clearing.run_went_on(event, evidence):
         return False
-    return event.uncaught or (event.trace is not None and not clearing.progress_clears(event, evidence))
+    is_near = event.trace is not None and done.number - event.line.number <= RIGHT_BEFORE_LINES
+    return event.uncaught or (is_near and not clearing.progress_clears(event, evidence))
 
 
 def _is_echo(line: LogLine, evidence: Evidence) -> bool:
