@@ -90,9 +90,10 @@ class LedgerFile:
         except BaseException as exc:
             _roll_back(connection)
             if isinstance(exc, LedgerFault):
-                self.issues["write"] = exc.message
+                self._note(exc.message)
             raise
-        self.issues.pop("write", None)
+        if self.issues.pop("write", None):
+            log.warning("the ledger '%s' can be written again", self.path)
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -120,9 +121,15 @@ class LedgerFile:
             self._connection.close()
             self._connection = self._start_afresh()
             return LedgerFault(self.issues["corrupt"])
-        message = f"the ledger cannot be written: {exc}"
-        self.issues["write"] = message
+        message = f"the ledger '{self.path}' cannot be written: {exc}"
+        self._note(message)
         return LedgerFault(message)
+
+    def _note(self, message: str) -> None:
+        """Keep why nothing can be written, and log it once per outage."""
+        if "write" not in self.issues:
+            log.error("%s", message)
+        self.issues["write"] = message
 
     def _make_way_for_import(self) -> None:
         """Move the predecessor's JSON, found under our name, to where it waits for its import, also after a crash."""

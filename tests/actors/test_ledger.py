@@ -73,6 +73,23 @@ def test_health_tells_version_settings_and_no_issue(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_ledger_that_cannot_write_is_failing_until_it_can(tmp_path: Path) -> None:
+    ledger = Ledger(settings(tmp_path))
+    assert ledger._opened is not None
+    connection = ledger._opened.file._connection
+    connection.execute("PRAGMA query_only = 1")
+    with pytest.raises(LedgerFault):
+        ledger.record((recording(),))
+    health = ledger.health()
+    assert health.failing
+    assert str(tmp_path / "ledger.db") in health.issues[0]
+    connection.execute("PRAGMA query_only = 0")
+    ledger.record((recording(),))
+    health = ledger.health()
+    assert (health.issues, health.failing) == ((), False)
+    ledger.close()
+
+
 def test_recording_evicts_what_is_too_old(tmp_path: Path) -> None:
     now = 1e9
     ledger = Ledger(settings(tmp_path), lambda: now)

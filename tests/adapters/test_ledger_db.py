@@ -314,6 +314,21 @@ def test_full_disk_is_reported_while_reads_go_on_and_forgotten_when_there_is_roo
     assert db.file.issues == {}
 
 
+def test_an_outage_is_logged_once_with_the_file_and_so_is_its_end(db: LedgerDb, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        caplog.clear()
+        db.file._connection.execute("PRAGMA query_only = 1")
+        for _ in range(3):
+            with pytest.raises(LedgerFault, match=f"'{path}' cannot be written"):
+                db.record((recording(),), (), NOW)
+        db.file._connection.execute("PRAGMA query_only = 0")
+        db.record((recording(),), (), NOW)
+        (begin, end) = caplog.records
+        assert (begin.levelname, end.levelname) == ("ERROR", "WARNING")
+        assert path in begin.getMessage()
+        assert "can be written again" in end.getMessage()
+
+
 def test_read_only_file_is_reported_while_reads_go_on(db: LedgerDb) -> None:
     db.record((recording(),), (), NOW)
     db.file._connection.execute("PRAGMA query_only = 1")
