@@ -117,8 +117,9 @@ class Ledger:
 
         Raises LedgerFault while there is no ledger.
         """
-        issues = self._db.file.issues
-        return own_health("ledger", self._settings, self._started_at, issues.values(), failing="write" in issues)
+        file = self._db.file
+        file.look()
+        return own_health("ledger", self._settings, self._started_at, file.issues.values(), failing=file.is_failing())
 
     def close(self) -> None:
         """Close the file; a ledger that is not closed loses nothing."""

@@ -41,8 +41,13 @@ class WriterLock:
             raise
 
     def check(self) -> None:
-        """Raise LedgerFault if another ledger has taken over since."""
-        if self._read() != self._signature:
+        """Raise LedgerFault if another ledger has taken over since, or could: the lock file is gone."""
+        found = self._read()
+        if not found:
+            raise LedgerFault(
+                f"the ledger's file '{self.path}' was removed or emptied while the service ran; put it back, or restart the service"
+            )
+        if found != self._signature:
             raise LedgerFault(f"another process took over the ledger '{self.path}'; this one writes no more")
 
     def is_wanted(self) -> bool:

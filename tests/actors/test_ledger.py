@@ -90,6 +90,18 @@ def test_ledger_that_cannot_write_is_failing_until_it_can(tmp_path: Path) -> Non
     ledger.close()
 
 
+def test_ledger_whose_file_was_moved_away_is_failing_until_it_is_back_also_if_nobody_writes(tmp_path: Path) -> None:
+    ledger = Ledger(settings(tmp_path))
+    os.rename(tmp_path / "ledger.db", tmp_path / "away.db")
+    health = ledger.health()
+    assert health.failing
+    assert "'" + str(tmp_path / "ledger.db") + "' was removed" in health.issues[0]
+    os.rename(tmp_path / "away.db", tmp_path / "ledger.db")
+    health = ledger.health()
+    assert (health.issues, health.failing) == ((), False)
+    ledger.close()
+
+
 def test_recording_evicts_what_is_too_old(tmp_path: Path) -> None:
     now = 1e9
     ledger = Ledger(settings(tmp_path), lambda: now)
