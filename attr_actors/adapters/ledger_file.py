@@ -45,7 +45,6 @@ class LedgerFile:
         except OSError as exc:
             raise LedgerFault(f"cannot open the ledger '{path}': {exc.strerror}") from None
         try:
-            self._make_way_for_import()
             self._use(self._open())
         except BaseException:
             self._lock.release()
@@ -106,12 +105,19 @@ class LedgerFile:
 
     def _open(self) -> sqlite3.Connection:
         try:
-            return open_database(self.path)
+            self._make_way_for_import()
+            return self._open_or_start_afresh()
         except OSError as exc:
             raise LedgerFault(f"cannot open the ledger '{self.path}': {exc.strerror}") from None
         except sqlite3.Error as exc:
+            raise LedgerFault(f"cannot open the ledger '{self.path}': {exc}") from None
+
+    def _open_or_start_afresh(self) -> sqlite3.Connection:
+        try:
+            return open_database(self.path)
+        except sqlite3.Error as exc:
             if not is_unreadable(exc):
-                raise LedgerFault(f"cannot open the ledger '{self.path}': {exc}") from None
+                raise
             return self._start_afresh()
 
     def _start_afresh(self) -> sqlite3.Connection:

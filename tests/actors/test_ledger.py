@@ -102,6 +102,16 @@ def test_ledger_whose_file_was_moved_away_is_failing_until_it_is_back_also_if_no
     ledger.close()
 
 
+def test_ledger_whose_file_is_a_directory_says_so_and_starts_when_it_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").mkdir()
+    ledger = Ledger(settings(tmp_path))  # A constructor that raises would be a crash loop.
+    with pytest.raises(LedgerFault, match=r"cannot open the ledger '.*ledger.db': Is a directory"):
+        ledger.health()
+    (tmp_path / "ledger.db").rmdir()
+    assert ledger.health().issues == ()
+    ledger.close()
+
+
 def test_recording_evicts_what_is_too_old(tmp_path: Path) -> None:
     now = 1e9
     ledger = Ledger(settings(tmp_path), lambda: now)

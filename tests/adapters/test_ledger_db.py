@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import subprocess
@@ -342,6 +343,19 @@ def test_file_that_cannot_be_made_is_an_operators_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerFault, match="cannot open"):
         LedgerDb(str(tmp_path / "file" / "ledger.db"))
+
+
+@pytest.mark.parametrize("content", ["garbage" * 1000, '{"version": 1, "entries": []}'])
+def test_a_file_that_cannot_be_set_aside_is_an_operators_fault(path: str, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(path).parent.mkdir()
+    Path(path).write_text(content)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(LedgerFault, match="Permission denied"):
+        LedgerDb(path)
 
 
 def test_ledger_is_for_its_owner_alone(db: LedgerDb, path: str) -> None:
