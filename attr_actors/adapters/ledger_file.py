@@ -192,13 +192,15 @@ class LedgerFile:
 
     def _make_way_for_import(self) -> None:
         """Move the predecessor's JSON, found under our name, to where it waits for its import, also after a crash."""
-        try:
-            with open(self.path, "rb") as file:
-                is_json = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
-        except FileNotFoundError:
-            return
-        if is_json:
-            os.replace(self.path, self.import_path)
+        with contextlib.suppress(FileNotFoundError):
+            if is_json(self.path):
+                os.replace(self.path, self.import_path)
+
+
+def is_json(path: str) -> bool:
+    """Tell whether a file is the predecessor's. Raises OSError."""
+    with open(path, "rb") as file:
+        return file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
 def is_in_use(path: str) -> bool:
