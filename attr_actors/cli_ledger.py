@@ -1,7 +1,7 @@
 """``nvrx-attrsvc ledger ...`` and ``outbox ...``: what an operator does with the ledger while the service is stopped.
 
 Hold in mind: one process writes the ledger. A running service holds it, and these commands then say so and change
-nothing; what they would show is in GET /stats.
+nothing; what they would show is in GET /stats. Commands that only show open it at rest, so that a damaged one stays as it is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     )
     _add(ledger, "export", _export, "write the answers as the predecessor's JSON").add_argument("file", metavar="FILE")
     _add(ledger, "import", _import, "take over the answers of a JSON ledger").add_argument("file", metavar="FILE")
-    _add(ledger, "verify", _verify, "check the file; exit code 1 if anything is wrong")
+    _add(ledger, "verify", _verify, "check the file and change nothing; exit code 1 if anything is wrong")
     _add(ledger, "vacuum", _vacuum, "give unused space back to the file system")
     outbox = commands.add_parser("outbox", help="look after the deliveries of a stopped service").add_subparsers(
         title="commands", metavar="COMMAND", required=True
@@ -54,17 +54,17 @@ def _add(commands: Any, name: str, run: Any, told: str) -> argparse.ArgumentPars
 
 
 @contextlib.contextmanager
-def _opened() -> Iterator[tuple[LedgerDb, Settings]]:
-    """Open the ledger of the effective settings. Raises LedgerFault if the service runs."""
+def _opened(at_rest: bool = False) -> Iterator[tuple[LedgerDb, Settings]]:
+    """Open the ledger of the effective settings, ``at_rest`` to change nothing. Raises LedgerInUse if the service runs, LedgerFault."""
     from attr_actors.adapters.ledger_db import LedgerDb
-    from attr_actors.errors import LedgerFault
+    from attr_actors.errors import LedgerInUse
     from attr_actors.settings import Settings
 
     settings = Settings.load()
     try:
-        db = LedgerDb(settings.ledger_file)
-    except LedgerFault as exc:
-        raise LedgerFault(
+        db = LedgerDb(settings.ledger_file, at_rest=at_rest)
+    except LedgerInUse as exc:
+        raise LedgerInUse(
             f"{exc.message}\nIf that is the running service, stop it first; GET /stats shows its ledger and outbox."
         ) from None
     try:
@@ -76,7 +76,7 @@ def _opened() -> Iterator[tuple[LedgerDb, Settings]]:
 def _export(args: argparse.Namespace) -> int:
     from attr_actors.adapters.ledger_upkeep import export_json
 
-    with _opened() as (db, _):
+    with _opened(at_rest=True) as (db, _):
         print(f"exported {export_json(db, args.file)} answers to {args.file}")
     return EXIT_OK
 
@@ -94,12 +94,14 @@ def _import(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     from attr_actors.adapters.ledger_upkeep import verify
 
-    with _opened() as (db, _):
-        problems = verify(db) + list(db.file.issues.values())
+    with _opened(at_rest=True) as (db, _):
+        problems = verify(db)
         counts = db.counts((), time.time())
     for problem in problems:
         print(problem)
     print(f"{int(counts['persistence.entries'])} entries of {int(counts['persistence.analyses'])} logs: {len(problems) or 'no'} problems")
+    if problems:
+        print("The service would start with it as it is, and set it aside only where it cannot be read at all.")
     return EXIT_FAILED if problems else EXIT_OK
 
 
@@ -115,7 +117,7 @@ def _vacuum(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from attr_actors.adapters.ledger_upkeep import list_deliveries
 
-    with _opened() as (db, _):
+    with _opened(at_rest=True) as (db, _):
         rows = list_deliveries(db, args.sink, args.state, min(args.limit, LIST_MAX), time.time())
     for row in rows:
         if args.json:

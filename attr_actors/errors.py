@@ -29,6 +29,7 @@
     │   ├── BadSettings         500 bad_settings
     │   ├── BadSignature        500 bad_signature
     │   └── LedgerFault         503 ledger_fault
+    │       ├── LedgerInUse     503 ledger_fault (another process has it)
     │       └── LedgerTakenOver 503 ledger_fault (a successor has it)
     └── AnalysisFailed          500 analysis_failed: this log cannot be analysed, even on a fresh process
 
@@ -236,6 +237,10 @@ class LedgerFault(OperatorError):
     code = "ledger_fault"
     http_status = 503
     retryable = True
+
+
+class LedgerInUse(LedgerFault):
+    """Another process has the ledger open, and only one may."""
 
 
 class LedgerTakenOver(LedgerFault):

@@ -113,8 +113,13 @@ class Ledger:
         return Stats(counts={**counts, **{name: float(number) for name, number in self._counts.items()}})
 
     def health(self) -> Health:
-        """Return version, settings fingerprint, and what an operator must mend. Raises LedgerFault while there is no ledger."""
-        return own_health("ledger", self._settings, self._started_at, self._db.file.issues.values())
+        """Return version, settings fingerprint, and what an operator must mend; failing while nothing can be written.
+
+        Raises LedgerFault while there is no ledger.
+        """
+        file = self._db.file
+        file.look()
+        return own_health("ledger", self._settings, self._started_at, file.issues.values(), failing=file.is_failing())
 
     def close(self) -> None:
         """Close the file; a ledger that is not closed loses nothing."""

@@ -25,6 +25,8 @@ LEASE_SHARE = 0.8
 """The part of a lease that a sink may take; the rest is for settling before the lease ends."""
 SETTLE_ATTEMPTS = 5
 """Tries to note a success before its repeat is accepted: a ledger is back within seconds."""
+ROUND_PAUSE_MAX_S = 5.0
+"""Longest pause after a round that the ledger or a setting ended: a look costs it little, and what is mended is soon no issue any more."""
 COUNTERS = ("delivered", "retried", "parked", "rounds", "failed_rounds", "errors")
 FORMERLY = {
     "elasticsearch": ("dataflow.total_posts", "dataflow.successful_posts", "dataflow.failed_posts"),
@@ -114,9 +116,9 @@ class Notifier:
             return await self._carry()
         except AttrError as exc:
             # The ledger restarts, or a setting is wrong: both are somebody else's to mend.
-            return self._failed("round", exc.message, exc.retry_after_s)
+            return min(self._failed("round", exc.message, exc.retry_after_s), ROUND_PAUSE_MAX_S)
         except TimeoutError:
-            return self._failed("round", "the ledger did not answer in time", None)
+            return min(self._failed("round", "the ledger did not answer in time", None), ROUND_PAUSE_MAX_S)
         except Exception:
             self._counts["errors"] += 1
             log.exception("notifier %s: unexpected error in a round", self._name)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from attr_actors.adapters import ledger_outbox as outbox
 from attr_actors.adapters import ledger_replies as replies
+from attr_actors.adapters.ledger_at_rest import LedgerAtRest
 from attr_actors.adapters.ledger_file import LedgerFile
 from attr_actors.core.entries import content_of, entries_of
 from attr_actors.models import Action, Analysis, Delivery, Entry, Outcome, Recording, Requester, Snapshot, StoredReply
@@ -38,9 +39,12 @@ DELETE FROM analyses WHERE id IN (
 class LedgerDb:
     """One open ledger file and the right to write it."""
 
-    def __init__(self, path: str, lock_wait_s: float = 0.0, take_over: bool = False) -> None:
-        """Open or make the file, or ask its owner for it. Raises LedgerFault if it is foreign, newer, in use, or cannot be made."""
-        self.file = LedgerFile(path, lock_wait_s, take_over)
+    def __init__(self, path: str, lock_wait_s: float = 0.0, take_over: bool = False, at_rest: bool = False) -> None:
+        """Open or make the file, or ask its owner for it. Raises LedgerFault if it is foreign, newer, in use, or cannot be made.
+
+        ``at_rest``: open it for queries alone, and change nothing.
+        """
+        self.file = LedgerAtRest(path) if at_rest else LedgerFile(path, lock_wait_s, take_over)
         self._swept_at = 0.0
         self._swept_id = 0
 

@@ -16,7 +16,7 @@ import stat
 import time
 import uuid
 
-from attr_actors.errors import LedgerFault
+from attr_actors.errors import LedgerFault, LedgerInUse
 
 REQUEST_AGE_MAX_S = 5.0
 """A request for the lock that was not renewed for so long is of a process that is gone."""
@@ -26,7 +26,7 @@ class WriterLock:
     """The lock file beside the ledger: held by flock, and holding the token of the newest owner."""
 
     def __init__(self, path: str, wait_s: float, take_over: bool = False) -> None:
-        """Take the lock, waiting for a dying owner, or asking a living one for it. Raises LedgerFault naming the owner, or OSError."""
+        """Take the lock, waiting for a dying owner, or asking a living one for it. Raises LedgerInUse naming the owner, or OSError."""
         self.path = path
         self._request = path + ".wanted"
         self._take_over = take_over
@@ -41,8 +41,13 @@ class WriterLock:
             raise
 
     def check(self) -> None:
-        """Raise LedgerFault if another ledger has taken over since."""
-        if self._read() != self._signature:
+        """Raise LedgerFault if another ledger has taken over since, or could: the lock file is gone."""
+        found = self._read()
+        if not found:
+            raise LedgerFault(
+                f"the ledger's file '{self.path}' was removed or emptied while the service ran; put it back, or restart the service"
+            )
+        if found != self._signature:
             raise LedgerFault(f"another process took over the ledger '{self.path}'; this one writes no more")
 
     def is_wanted(self) -> bool:
@@ -65,8 +70,7 @@ class WriterLock:
             if self._take_over:
                 self._renew_request()
             if time.monotonic() >= deadline:
-                owner = _parse(self._read())
-                raise LedgerFault(f"the ledger is in use by process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}")
+                raise _in_use(self._read())
             time.sleep(0.05)
 
     def _try(self) -> bool:
@@ -116,6 +120,26 @@ def is_held(path: str) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def hold_still(path: str) -> int | None:
+    """Keep writers away while the returned descriptor is open, without writing; None if there is no lock. Raises LedgerInUse, OSError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None  # A copy has none.
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        signature = os.read(fd, 4096)
+        os.close(fd)
+        raise _in_use(signature) from None
+    return fd
+
+
+def _in_use(signature: bytes) -> LedgerInUse:
+    owner = _parse(signature)
+    return LedgerInUse(f"the ledger is in use by process {owner.get('pid', '?')} on {owner.get('host', 'an unknown host')}")
 
 
 def _parse(signature: bytes) -> dict[str, object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from urllib.parse import quote
 
 from attr_actors.errors import LedgerFault
 
@@ -95,6 +96,26 @@ def open_database(path: str) -> sqlite3.Connection:
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         _bring_forward(connection, _checked_version(connection, path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_at_rest(path: str) -> sqlite3.Connection:
+    """Open the ledger of a stopped service for queries alone. Raises LedgerFault for none, a foreign or newer one; sqlite3.Error; OSError.
+
+    No file is written or made; SQLite removes a write-ahead log only if nothing in it was ever committed.
+    """
+    if os.stat(path).st_size == 0:
+        raise FileNotFoundError
+    has_log = os.path.exists(path + "-wal") and os.path.getsize(path + "-wal") > 0
+    # SQLite's own locks would need a file for them. With a log it must be told of no locks, without one of no changes.
+    how = "vfs=unix-none" if has_log else "immutable=1"
+    connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&{how}", uri=True, isolation_level=None)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _checked_version(connection, path)
     except BaseException:
         connection.close()
         raise

@@ -73,6 +73,45 @@ def test_health_tells_version_settings_and_no_issue(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_ledger_that_cannot_write_is_failing_until_it_can(tmp_path: Path) -> None:
+    ledger = Ledger(settings(tmp_path))
+    assert ledger._opened is not None
+    connection = ledger._opened.file._connection
+    connection.execute("PRAGMA query_only = 1")
+    with pytest.raises(LedgerFault):
+        ledger.record((recording(),))
+    health = ledger.health()
+    assert health.failing
+    assert str(tmp_path / "ledger.db") in health.issues[0]
+    connection.execute("PRAGMA query_only = 0")
+    ledger.record((recording(),))
+    health = ledger.health()
+    assert (health.issues, health.failing) == ((), False)
+    ledger.close()
+
+
+def test_ledger_whose_file_was_moved_away_is_failing_until_it_is_back_also_if_nobody_writes(tmp_path: Path) -> None:
+    ledger = Ledger(settings(tmp_path))
+    os.rename(tmp_path / "ledger.db", tmp_path / "away.db")
+    health = ledger.health()
+    assert health.failing
+    assert "'" + str(tmp_path / "ledger.db") + "' was removed" in health.issues[0]
+    os.rename(tmp_path / "away.db", tmp_path / "ledger.db")
+    health = ledger.health()
+    assert (health.issues, health.failing) == ((), False)
+    ledger.close()
+
+
+def test_ledger_whose_file_is_a_directory_says_so_and_starts_when_it_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").mkdir()
+    ledger = Ledger(settings(tmp_path))  # A constructor that raises would be a crash loop.
+    with pytest.raises(LedgerFault, match=r"cannot open the ledger '.*ledger.db': Is a directory"):
+        ledger.health()
+    (tmp_path / "ledger.db").rmdir()
+    assert ledger.health().issues == ()
+    ledger.close()
+
+
 def test_recording_evicts_what_is_too_old(tmp_path: Path) -> None:
     now = 1e9
     ledger = Ledger(settings(tmp_path), lambda: now)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from attr_actors.actors.ledger import Ledger
-from attr_actors.actors.notifier import Notifier
+from attr_actors.actors.notifier import ROUND_PAUSE_MAX_S, Notifier
 from attr_actors.errors import BadSettings, LedgerFault, SinkError, SinkRejected, Unavailable
 from attr_actors.models import Delivery, Outcome
 from attr_actors.settings import Settings
@@ -220,6 +220,32 @@ def test_ledger_that_restarts_costs_a_pause_and_no_delivery(tmp_path: Path) -> N
             w.ledger.record((recording(),))
             await until(w.nothing_owed)
             assert (await w.notifier.health()).issues == ()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("fault", [TimeoutError(), LedgerFault("the disk is full"), Unavailable("the ledger is restarting", 2.0)])
+def test_ledger_that_is_away_for_long_is_asked_every_few_seconds(tmp_path: Path, fault: Exception) -> None:
+    class Away(InProcess):
+        refusals = 30
+
+        def __getattr__(self, name: str) -> Any:
+            method = super().__getattr__(name)
+
+            async def call(*args: object) -> object:
+                if name == "lease" and self.refusals:
+                    self.refusals -= 1
+                    raise fault
+                return await method(*args)
+
+            return call
+
+    async def run() -> None:
+        async with world(tmp_path) as w:
+            handle = Away(w.ledger)
+            w.notifier._ledger = handle  # type: ignore[assignment]
+            await until(lambda: not handle.refusals and not w.notifier._issues)
+            assert max(w.clock.slept) == ROUND_PAUSE_MAX_S, "so its issue is gone as soon after its return"
 
     asyncio.run(run())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import subprocess
@@ -314,6 +315,21 @@ def test_full_disk_is_reported_while_reads_go_on_and_forgotten_when_there_is_roo
     assert db.file.issues == {}
 
 
+def test_an_outage_is_logged_once_with_the_file_and_so_is_its_end(db: LedgerDb, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        caplog.clear()
+        db.file._connection.execute("PRAGMA query_only = 1")
+        for _ in range(3):
+            with pytest.raises(LedgerFault, match=f"'{path}' cannot be written"):
+                db.record((recording(),), (), NOW)
+        db.file._connection.execute("PRAGMA query_only = 0")
+        db.record((recording(),), (), NOW)
+        (begin, end) = caplog.records
+        assert (begin.levelname, end.levelname) == ("ERROR", "WARNING")
+        assert path in begin.getMessage()
+        assert "can be written again" in end.getMessage()
+
+
 def test_read_only_file_is_reported_while_reads_go_on(db: LedgerDb) -> None:
     db.record((recording(),), (), NOW)
     db.file._connection.execute("PRAGMA query_only = 1")
@@ -327,6 +343,19 @@ def test_file_that_cannot_be_made_is_an_operators_fault(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerFault, match="cannot open"):
         LedgerDb(str(tmp_path / "file" / "ledger.db"))
+
+
+@pytest.mark.parametrize("content", ["garbage" * 1000, '{"version": 1, "entries": []}'])
+def test_a_file_that_cannot_be_set_aside_is_an_operators_fault(path: str, content: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(path).parent.mkdir()
+    Path(path).write_text(content)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(LedgerFault, match="Permission denied"):
+        LedgerDb(path)
 
 
 def test_ledger_is_for_its_owner_alone(db: LedgerDb, path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from attr_actors.adapters.ledger_db import LedgerDb
 from attr_actors.adapters.ledger_upkeep import export_json, import_json
 from attr_actors.cli import main
 from attr_actors.core.rendering import render_cycle_text
+from attr_actors.errors import LedgerFault, LedgerInUse
 from attr_actors.models import Action, Outcome
 from tests.answers import attribution, recording
 from tests.ledgers import settings
@@ -229,7 +231,76 @@ def test_verify_finds_damage(parked: Path, capsys: pytest.CaptureFixture[str]) -
     damaged.commit()
     damaged.close()
     assert main(["ledger", "verify"]) == 1
-    assert "the answer of '/a' cannot be read" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "the answer of '/a' cannot be read" in told
+    assert "would start with it" in told
+
+
+def everything(place: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(p): (p.read_bytes() if p.is_file() else b"", p.stat().st_mtime_ns) for p in (place, *place.iterdir())}
+
+
+LOOKS = (["ledger", "verify"], ["outbox", "list"], ["ledger", "export", "/dev/null"])
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"garbage" * 1000, "sets the file aside"),
+        (b"SQLite format 3\x00" + b"\xff" * 5000, "sets the file aside"),
+        (b'{"version": 1, "entries": []}', "takes it over at its next start"),
+        (b"", "begins one at its next start"),
+        (None, "begins one at its next start"),
+    ],
+)
+def test_a_look_tells_what_the_next_start_would_do_and_does_not_do_it(
+    parked: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, told: str, look: list[str]
+) -> None:
+    place = parked / "ledger.db"
+    place.unlink() if content is None else place.write_bytes(content)
+    before = everything(parked)
+    assert main(look) == 1
+    assert told in capsys.readouterr().err
+    assert everything(parked) == before
+
+
+def test_verify_of_a_ledger_with_damaged_pages_changes_nothing(parked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open(parked / "ledger.db", "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 4096 * 40)
+    before = everything(parked)
+    assert main(["ledger", "verify"]) == 1
+    assert "sets the file aside" in capsys.readouterr().err
+    assert everything(parked) == before
+
+
+def test_looks_at_the_ledger_of_a_killed_service_see_all_and_change_nothing(parked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    running = LedgerDb(str(parked / "ledger.db"))
+    running.record((recording("/c"),), ("webhook",), NOW)
+    (parked / "killed").mkdir()
+    for part in ("", "-wal"):
+        shutil.copy(parked / f"ledger.db{part}", parked / "killed")
+    running.close()
+    for file in (parked / "killed").iterdir():
+        os.replace(file, parked / file.name)
+    before = everything(parked)
+    assert main(["ledger", "verify"]) == 0
+    assert "3 entries of 3 logs: no problems" in capsys.readouterr().out
+    assert "/c" in [row["path"] for row in listed(capsys)]
+    assert main(["ledger", "export", "/dev/null"]) == 0
+    assert everything(parked) == before
+
+
+def test_a_service_that_starts_during_a_look_waits_for_its_end(parked: Path) -> None:
+    look, second = (LedgerDb(str(parked / "ledger.db"), at_rest=True) for _ in range(2))
+    second.close()
+    with pytest.raises(LedgerInUse):
+        LedgerDb(str(parked / "ledger.db"))
+    with pytest.raises(LedgerFault, match="readonly"):
+        look.save_jobs((("/a", "{}"),), ())
+    look.close()
+    LedgerDb(str(parked / "ledger.db")).close()
 
 
 def test_vacuum_gives_back_what_eviction_freed(tmp_path: Path) -> None:

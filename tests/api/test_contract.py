@@ -181,3 +181,19 @@ def test_a_ledger_without_its_file_is_told_and_not_an_error_of_the_probes(open_a
     assert client.get("/healthz", params={"ready": "true"}).status_code == 503
     assert [client.get(url).status_code for url in ("/stats", "/metrics")] == [200, 200]
     other.release()
+
+
+def test_nothing_is_acknowledged_while_the_ledger_file_is_moved_away(api: Api, tmp_path: Path) -> None:
+    known, new = api.write("known.log"), api.write("new.log")
+    api.get(known)
+    for part in ("", "-wal"):
+        (tmp_path / f"ledger.db{part}").rename(tmp_path / f"away.db{part}")
+    replies = [api.client.post("/logs", json={"log_path": new}), api.client.get("/logs", params={"log_path": new})]
+    assert [(r.status_code, r.json()["error_code"]) for r in replies] == [(503, "ledger_fault")] * 2
+    api.get(known)
+    health = api.client.get("/healthz").json()
+    assert health["status"] == "fail"
+    assert any("was removed or replaced" in issue for issue in health["issues"])
+    for part in ("", "-wal"):
+        (tmp_path / f"away.db{part}").rename(tmp_path / f"ledger.db{part}")
+    api.get(new)
