@@ -193,14 +193,20 @@ def _ok(reply: httpx.Response) -> httpx.Response:
 
 
 def _refusal(reply: httpx.Response) -> AttrError:
-    """Return the typed error of an error reply: by its code, else by its status."""
+    """Return the typed error of an error reply: by its code, else by its status.
+
+    One without a code is not the service's: Serve's proxy answers 404 to everything for a second while HAProxy starts.
+    """
+    status, url = reply.status_code, reply.url.copy_with(query=None)
     try:
         body = reply.json()
         code, message = str(body["error_code"]).removeprefix("errorcode."), str(body["message"])
-    except (ValueError, KeyError, TypeError):  # A proxy in between speaks for itself.
-        code, message = "", f"{reply.url.copy_with(query=None)} answered {reply.status_code}"
-    by_status = Unavailable if reply.status_code in (429, 502, 503, 504) else InvalidParameter if reply.status_code == 422 else AttrError
-    by_status = RequestError if by_status is AttrError and reply.status_code < 500 else by_status
+    except (ValueError, KeyError, TypeError):
+        by_status: type[AttrError] = InvalidParameter if status == 422 else Unavailable  # FastAPI's own word, in older servers.
+        message = f"{url} answered {status} without an error code: the service is starting, or something else answers there"
+        return by_status(message, _retry_after_s(reply))
+    by_status = Unavailable if status in (429, 502, 503, 504) else InvalidParameter if status == 422 else AttrError
+    by_status = RequestError if by_status is AttrError and status < 500 else by_status
     return _errors_by_code().get(code, by_status)(message, _retry_after_s(reply))
 
 
