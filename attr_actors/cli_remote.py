@@ -35,7 +35,9 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     result.add_argument("--timeout", type=float, metavar="SECONDS", help="longest wait for the answer")
     stats = add_command(commands, "stats", _stats, "show the counters of a running service")
     health = add_command(commands, "health", _health, "tell how a running service is; exit code 0 ok, 3 degraded, 1 failing")
-    health.add_argument("--ready", action="store_true", help="fail until all parts answer")
+    health.add_argument(
+        "--ready", action="store_true", help="exit code 1 until the ledger and the tracker answer, then 0, whatever else is wrong"
+    )
     for command in (submit, result, stats, health):
         add_service_options(command)
 
@@ -105,5 +107,8 @@ def render_stats(stats: dict[str, dict[str, Any]]) -> str:
 def _health(args: argparse.Namespace) -> int:
     with open_client(args, attempts_max=1) as client:
         reply = client.health(args.ready)
-    print(reply.model_dump_json() if args.json else "\n  ".join([reply.status, *reply.issues]))
+    head = f"{'ready' if reply.ready else 'not ready'}, {reply.status}" if args.ready else reply.status
+    print(reply.model_dump_json() if args.json else "\n  ".join([head, *reply.issues]))
+    if args.ready:
+        return EXIT_OK if reply.ready else EXIT_FAILED
     return {"ok": EXIT_OK, "degraded": EXIT_FAULTS, "fail": EXIT_FAILED}[reply.status]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from attr_actors.core.backoff import delay_s
 from attr_actors.errors import AttrError, InvalidParameter, RequestError, Unavailable
@@ -78,6 +78,12 @@ class Call(Generic[T]):
         return given | ({"json": self.body.model_dump(mode="json", exclude_none=True)} if self.body else {})
 
 
+class HealthSeen(HealthReply):
+    """GET /healthz, and whether it was a 200: with ``ready=True`` it is one once the ledger and the tracker answer."""
+
+    ready: bool = Field(True, exclude=True)
+
+
 class Calls:
     """The requests of the API: what both clients' methods take, send and return."""
 
@@ -120,7 +126,7 @@ class Calls:
         return Call(_text, "GET", "/print", {"log_path": log_path})
 
     @staticmethod
-    def health(ready: bool = False) -> Call[HealthReply]:
+    def health(ready: bool = False) -> Call[HealthSeen]:
         """Return how the service is (GET /healthz), whatever its status code."""
         return Call(_health, "GET", "/healthz", {"ready": True if ready else None})
 
@@ -164,8 +170,9 @@ def _stats(reply: httpx.Response) -> Stats:
     return _parsed(TypeAdapter(Stats), _ok(reply))
 
 
-def _health(reply: httpx.Response) -> HealthReply:
-    return _parsed(TypeAdapter(HealthReply), reply if reply.status_code == 503 and b'"status"' in reply.content else _ok(reply))
+def _health(reply: httpx.Response) -> HealthSeen:
+    refused = reply.status_code == 503 and b'"status"' in reply.content
+    return _parsed(TypeAdapter(HealthSeen), reply if refused else _ok(reply)).model_copy(update={"ready": not refused})
 
 
 def _text(reply: httpx.Response) -> str:
@@ -186,14 +193,20 @@ def _ok(reply: httpx.Response) -> httpx.Response:
 
 
 def _refusal(reply: httpx.Response) -> AttrError:
-    """Return the typed error of an error reply: by its code, else by its status."""
+    """Return the typed error of an error reply: by its code, else by its status.
+
+    One without a code is not the service's: Serve's proxy answers 404 to everything for a second while HAProxy starts.
+    """
+    status, url = reply.status_code, reply.url.copy_with(query=None)
     try:
         body = reply.json()
         code, message = str(body["error_code"]).removeprefix("errorcode."), str(body["message"])
-    except (ValueError, KeyError, TypeError):  # A proxy in between speaks for itself.
-        code, message = "", f"{reply.url.copy_with(query=None)} answered {reply.status_code}"
-    by_status = Unavailable if reply.status_code in (429, 502, 503, 504) else InvalidParameter if reply.status_code == 422 else AttrError
-    by_status = RequestError if by_status is AttrError and reply.status_code < 500 else by_status
+    except (ValueError, KeyError, TypeError):
+        by_status: type[AttrError] = InvalidParameter if status == 422 else Unavailable  # FastAPI's own word, in older servers.
+        message = f"{url} answered {status} without an error code: the service is starting, or something else answers there"
+        return by_status(message, _retry_after_s(reply))
+    by_status = Unavailable if status in (429, 502, 503, 504) else InvalidParameter if status == 422 else AttrError
+    by_status = RequestError if by_status is AttrError and status < 500 else by_status
     return _errors_by_code().get(code, by_status)(message, _retry_after_s(reply))
 
 

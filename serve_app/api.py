@@ -127,8 +127,8 @@ async def root() -> Response:
 async def health(request: Request, ready: bool = False, pretty: Pretty = False, indent: Indent = None) -> Response:
     """Tell how the service is; with ``ready`` 503 until the ledger and the tracker answer."""
     overview = _overview(request)
-    status = 503 if ready and not await overview.is_ready() else 200
-    return _json(await overview.health(), pretty, indent, status=status)
+    reply = await overview.health()
+    return _json(reply, pretty, indent, status=503 if ready and not overview.is_ready() else 200)
 
 
 @routes.get("/stats", responses=error_docs(401, 403))

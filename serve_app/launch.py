@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from attr_actors import tracing
-from attr_actors.errors import Unavailable
+from attr_actors.errors import AttrError, Unavailable
 from attr_actors.settings import Settings
 from serve_app.ray_environment import prepare_environment
 
 if TYPE_CHECKING:
     from ray.job_config import JobConfig
+
+logger = logging.getLogger("attr_actors.launch")
 
 READY_TIMEOUT_S = 120.0
 """Ray and Serve are up within about 15 s on two quiet cores; a loaded machine needs a multiple."""
@@ -37,13 +39,14 @@ def serve_until_stopped(
     tracing.check(settings)
     url = f"http://{_url_host(settings.host)}:{settings.port}"
     _check_port(settings)
-    with _ray(settings), _signals() as stopped, _application(settings):
+    with _ray(settings), _signals() as stopped, _application(settings, stopped):
         _wait_ready(url, stopped)
         if greet and not stopped():
             greet(url)
         if once:
             return
-        say(f"attr-actors serves {settings.allowed_root} at {url} (documentation: {url}/docs). Stop with Ctrl-C.")
+        if not stopped():
+            say(f"attr-actors serves {settings.allowed_root} at {url} (documentation: {url}/docs). Stop with Ctrl-C.")
         while not stopped():
             time.sleep(0.2)
         say("Stopping ...")
@@ -83,35 +86,64 @@ def _job_config(log_level: str) -> JobConfig:
 
 
 @contextlib.contextmanager
-def _application(settings: Settings) -> Iterator[None]:
+def _application(settings: Settings, stopped: Callable[[], bool]) -> Iterator[None]:
+    """Deploy the application and wait until it runs or a signal came; end it and its actors in any case."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    from serve_app.app import APP_NAME
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # Serve sets it when it is imported.
+    try:
+        try:
+            _deploy(APP_NAME, settings, stopped)
+        except (RayError, RayServeException, RuntimeError, TimeoutError) as exc:
+            raise Unavailable(f"the service did not start: {exc}") from None
+        yield
+    finally:
+        _end(APP_NAME, settings)
+
+
+def _deploy(app_name: str, settings: Settings, stopped: Callable[[], bool]) -> None:
+    """Deploy the application; Serve tries a few times. Raises Unavailable with what it knows about a deployment that failed."""
+    from ray import serve
+
+    from serve_app.app import build_app
+
+    serve.start(http_options={"host": settings.host, "port": settings.port})
+    target = serve.RunTarget(build_app(settings), name=app_name, route_prefix="/")
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    while not stopped():
+        app = serve.status().applications.get(app_name)
+        if app and app.status == "RUNNING":
+            return
+        if app and app.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            lines = [line for d in app.deployments.values() for line in d.message.splitlines() if line.strip()]
+            raise Unavailable(f"the service did not start: {lines[-1].strip() if lines else app.message}")
+        time.sleep(0.2)
+
+
+def _end(app_name: str, settings: Settings) -> None:
+    """End the application, its actors and, where Ray is ours, Serve: each also where what came before it could not be ended."""
     from ray import serve
 
     from attr_actors.actors.cluster import stop_actors
-    from serve_app.app import APP_NAME, build_app
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # Serve sets it when it is imported.
-    serve.start(http_options={"host": settings.host, "port": settings.port})
-    try:
-        try:
-            serve.run(build_app(settings), name=APP_NAME, route_prefix="/")
-        except RuntimeError as exc:
-            raise Unavailable(f"the service did not start: {_why(APP_NAME) or exc}") from None
-        yield
-    finally:
-        serve.delete(APP_NAME)
-        stop_actors(settings)
+    with contextlib.ExitStack() as last_first:
         if os.environ.get("RAY_ADDRESS", "local") == "local":
-            serve.shutdown()  # type: ignore[no-untyped-call]  # Ends HAProxy, which would outlive Ray.
+            last_first.callback(_try, serve.shutdown)  # Ends HAProxy, which would outlive Ray.
+        last_first.callback(_try, stop_actors, settings)
+        last_first.callback(_try, serve.delete, app_name)
 
 
-def _why(app_name: str) -> str:
-    """Return the last line of what Serve knows about a failed deployment."""
-    from ray import serve
+def _try(step: Callable[..., object], *args: object) -> None:
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
 
-    app = serve.status().applications.get(app_name)
-    messages = [d.message for d in app.deployments.values()] if app else []
-    lines = [line for message in messages for line in message.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""
+    try:
+        step(*args)
+    except (AttrError, RayError, RayServeException, RuntimeError, TimeoutError) as exc:
+        logger.warning("not everything could be ended: %s", exc)
 
 
 def _wait_ready(url: str, stopped: Callable[[], bool]) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from attr_actors.errors import AttrError
 from attr_actors.handles import Actors, Reporting
@@ -41,6 +41,9 @@ class Overview:
         self._health: tuple[float, HealthReply, bytes] | None = None
         self._answers: list[Health] = []
         self._asking: asyncio.Task[HealthReply] | None = None
+        self._came: dict[str, Health] = {}
+        """What the actors answered so far to the newest question."""
+        self._late: frozenset[str] = frozenset()
         self._probed_at = -PROBED_S
         self._own: list[Callable[[], list[str]]] = []
 
@@ -57,19 +60,20 @@ class Overview:
         health = await asyncio.shield(self._ask())
         return dict(total) | self._processes(self._answers) | {"health.status": STATUSES.index(health.status)}
 
-    async def is_ready(self) -> bool:
-        """Tell whether the actors answer without which no request but a cached one can be answered."""
-        await self.health()
-        return bool(self._answers) and all(answer.pid for answer in self._answers if answer.name in VITAL)
+    def is_ready(self) -> bool:
+        """Tell whether, at the last ``health()``, the actors answered without which no request but a cached one can be answered."""
+        return bool(self._answers) and not VITAL & self._late and all(answer.pid for answer in self._answers if answer.name in VITAL)
 
     async def health(self) -> HealthReply:
         """Return the state of the service and its actors, at most a second old."""
+        self._late = frozenset()
         if self._health is None or time.monotonic() - self._health[0] > HEALTH_AGE_MAX_S:
             try:
                 async with asyncio.timeout(HEALTH_WAIT_S):
                     return await asyncio.shield(self._ask())
             except TimeoutError:
-                return HealthReply(status="degraded", issues=[f"the actors take longer than {HEALTH_WAIT_S:g} s to tell how they are"])
+                self._late = frozenset(self._actors.named.keys() - self._came.keys())
+                return self._sum_up(f"{name}: takes longer than {HEALTH_WAIT_S:g} s to tell how it is" for name in sorted(self._late))
         return self._health[1]
 
     def recent(self) -> bytes | None:
@@ -98,23 +102,28 @@ class Overview:
         return shown
 
     async def _ask_health(self) -> HealthReply:
+        self._came = {}
         try:
-            answers = await asyncio.gather(*(_health_of(name, actor) for name, actor in self._actors.named.items()))
+            answers = await asyncio.gather(*(self._health_of(name, actor) for name, actor in self._actors.named.items()))
         finally:
             self._asking = None
-        issues = [f"{a.name}: {issue}" for a in answers for issue in a.issues] + [issue for own in self._own for issue in own()]
-        status = HealthReply(status="degraded" if issues else "ok", issues=issues)
-        if any(a.failing for a in answers):
-            status = HealthReply(status="fail", issues=issues)
+        status = self._sum_up()
         self._answers, self._health = answers, (time.monotonic(), status, status.model_dump_json().encode())
         return status
 
+    def _sum_up(self, late: Iterable[str] = ()) -> HealthReply:
+        """Return what the answers so far amount to, with the issues of those that owe one."""
+        answers = [self._came[name] for name in self._actors.named if name in self._came]
+        issues = [*late, *(f"{a.name}: {issue}" for a in answers for issue in a.issues), *(issue for own in self._own for issue in own())]
+        return HealthReply(status="fail" if any(a.failing for a in answers) else "degraded" if issues else "ok", issues=issues)
 
-async def _health_of(name: str, actor: Reporting) -> Health:
-    try:
-        return await actor.health()
-    except AttrError as exc:  # It is away, or cannot do its work: a ledger without its file.
-        return Health(name=name, version="", fingerprint="", pid=0, started_at=0, issues=(exc.message,), failing=name in VITAL)
+    async def _health_of(self, name: str, actor: Reporting) -> Health:
+        try:
+            answer = await actor.health()
+        except AttrError as exc:  # It is away, or cannot do its work: a ledger without its file.
+            answer = Health(name=name, version="", fingerprint="", pid=0, started_at=0, issues=(exc.message,), failing=name in VITAL)
+        self._came[name] = answer
+        return answer
 
 
 async def _stats_of(actor: Reporting) -> Stats:

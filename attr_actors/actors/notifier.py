@@ -158,7 +158,7 @@ class Notifier:
         except SinkError as exc:
             return self._all_again(leased, exc.message, exc.retry_after_s)
         except TimeoutError:
-            return self._all_again(leased, f"{self._name} took longer than its lease", None)
+            return self._all_again(leased, "took longer than its lease", None)
         except Exception:
             self._counts["errors"] += 1
             if len(leased) > 1:
@@ -213,7 +213,7 @@ class Notifier:
         self._counts["failed_rounds"] += 1
         if self._issues.get(issue) is None:
             log.warning("notifier %s: %s", self._name, reason)
-        self._issues[issue] = f"{self._name}: {reason}"
+        self._issues[issue] = f"{reason}; answers are served, deliveries wait" if issue == "sink" else reason
         return max(self._pause(self._failures), retry_after_s or 0.0)
 
     def _pause(self, attempt: int) -> float:
@@ -225,4 +225,4 @@ class Notifier:
         parked = [outcome for outcome in outcomes if outcome.state == "parked"]
         if parked:
             log.error("notifier %s: parked %d deliveries, the last because: %s", self._name, len(parked), parked[-1].reason)
-            self._issues["parked"] = f"{self._name}: deliveries are parked, the last because: {parked[-1].reason}"
+            self._issues["parked"] = f"deliveries are parked, the last because: {parked[-1].reason}"

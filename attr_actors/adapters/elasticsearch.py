@@ -1,7 +1,7 @@
 """Elasticsearch as a sink: one document per entry, written by bulk requests over the official client.
 
 Hold in mind: a document's id is the entry's key and its version the time of the analysis, so a repeat overwrites and a
-late request cannot undo a newer one. Errors name status and type, never the address (it may hold a password).
+late request cannot undo a newer one. Errors name host, port, status and type, never the whole URL (it may hold a password).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from elastic_transport import TransportError
 from elasticsearch import ApiError, AsyncElasticsearch
 
+from attr_actors.adapters.reasons import reason_of
 from attr_actors.core.entries import entry_key
 from attr_actors.core.rendering import one_line, render_record
 from attr_actors.errors import BadSettings, SinkError
@@ -53,7 +54,7 @@ class ElasticsearchSink:
         """Prepare the client. Raises BadSettings for an address or a certificate file that cannot be used."""
         self._index = settings.dataflow_index
         self._cluster = settings.cluster_name
-        self._client = _client(settings)
+        self._place, self._credentials, self._client = _connect(settings)
         self._has_template = False
         self.counts: Mapping[str, float] = {}
 
@@ -77,7 +78,7 @@ class ElasticsearchSink:
             )
         except (ApiError, TransportError) as exc:
             if getattr(exc, "status_code", None) != 403:
-                raise _fault(exc) from None
+                raise self._fault(exc) from None
         self._has_template = True
 
     async def _bulk(self, deliveries: tuple[Delivery, ...]) -> tuple[Outcome, ...]:
@@ -91,8 +92,8 @@ class ElasticsearchSink:
         except (ApiError, TransportError) as exc:
             if getattr(exc, "status_code", None) == 413:
                 return await self._halves(deliveries)
-            raise _fault(exc) from None
-        return _outcomes(deliveries, reply.body)
+            raise self._fault(exc) from None
+        return self._outcomes(deliveries, reply.body)
 
     async def _halves(self, deliveries: tuple[Delivery, ...]) -> tuple[Outcome, ...]:
         """Send a batch that was too large in two parts; a single record that is too large is parked."""
@@ -101,26 +102,46 @@ class ElasticsearchSink:
         middle = len(deliveries) // 2
         return (*await self._bulk(deliveries[:middle]), *await self._bulk(deliveries[middle:]))
 
+    def _fault(self, exc: ApiError | TransportError) -> SinkError:
+        if not isinstance(exc, ApiError):
+            return SinkError(f"{self._place}: {reason_of(exc)}")
+        kind = one_line(str(exc.message), 100)
+        refused = exc.status_code == 401 or (exc.status_code == 403 and kind == "security_exception")
+        hint = f"; the credentials are refused, see {self._credentials}" if refused else ""
+        return SinkError(f"{self._place}: {exc.status_code} {kind}{hint}")
 
-def _client(settings: Settings) -> AsyncElasticsearch:
+    def _outcomes(self, deliveries: tuple[Delivery, ...], body: Any) -> tuple[Outcome, ...]:
+        items = body.get("items") if isinstance(body, dict) else None
+        if not isinstance(items, list) or len(items) != len(deliveries):
+            raise SinkError(f"{self._place}: the reply to a bulk request does not list its items")
+        return tuple(_outcome(delivery, item) for delivery, item in zip(deliveries, items, strict=True))
+
+
+def _connect(settings: Settings) -> tuple[str, str, AsyncElasticsearch]:
+    """Return host and port, the variables that the credentials are in, and the client. Raises BadSettings."""
     parts = urlsplit(settings.elasticsearch_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise BadSettings("NVRX_ATTRSVC_ELASTICSEARCH_URL: must be of the form http(s)://host:port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    port = parts.port or (443 if parts.scheme == "https" else 9200)
+    place = f"{host}:{parts.port or (443 if parts.scheme == 'https' else 9200)}"
     options: dict[str, Any] = {}
     user, password = settings.elasticsearch_user, settings.elasticsearch_password
+    credentials = "NVRX_ATTRSVC_ELASTICSEARCH_USER and NVRX_ATTRSVC_ELASTICSEARCH_PASSWORD"
     if settings.elasticsearch_api_key:
+        credentials = "NVRX_ATTRSVC_ELASTICSEARCH_API_KEY"
         options["api_key"] = settings.elasticsearch_api_key.get_secret_value()
     elif user and password:
         options["basic_auth"] = (user, password.get_secret_value())
     elif parts.username:
+        credentials = "NVRX_ATTRSVC_ELASTICSEARCH_URL"
         options["basic_auth"] = (unquote(parts.username), unquote(parts.password or ""))
+    else:
+        credentials = f"NVRX_ATTRSVC_ELASTICSEARCH_API_KEY, or {credentials} (none is set)"
     if settings.elasticsearch_ca_file:
         options["ca_certs"] = settings.elasticsearch_ca_file
     try:
-        return AsyncElasticsearch(
-            urlunsplit((parts.scheme, f"{host}:{port}", parts.path, "", "")),
+        client = AsyncElasticsearch(
+            urlunsplit((parts.scheme, place, parts.path, "", "")),
             request_timeout=settings.sink_timeout_s,
             max_retries=QUICK_RETRIES,
             retry_on_timeout=True,
@@ -129,19 +150,7 @@ def _client(settings: Settings) -> AsyncElasticsearch:
         )
     except (ValueError, OSError) as exc:
         raise BadSettings(f"NVRX_ATTRSVC_ELASTICSEARCH_CA_FILE: cannot be used ({type(exc).__name__})") from None
-
-
-def _fault(exc: ApiError | TransportError) -> SinkError:
-    status = getattr(exc, "status_code", None)
-    kind = one_line(str(exc.message), 100) if isinstance(exc, ApiError) else "no usable reply"
-    return SinkError(f"Elasticsearch: {type(exc).__name__} {status or ''} {kind}".replace("  ", " "))
-
-
-def _outcomes(deliveries: tuple[Delivery, ...], body: Any) -> tuple[Outcome, ...]:
-    items = body.get("items") if isinstance(body, dict) else None
-    if not isinstance(items, list) or len(items) != len(deliveries):
-        raise SinkError("Elasticsearch: the reply to a bulk request does not list its items")
-    return tuple(_outcome(delivery, item) for delivery, item in zip(deliveries, items, strict=True))
+    return place, credentials, client
 
 
 def _outcome(delivery: Delivery, item: Any) -> Outcome:

@@ -10,11 +10,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.web.async_client import AsyncWebClient
 
+from attr_actors.adapters.reasons import reason_of
 from attr_actors.core.backoff import parse_retry_after
 from attr_actors.core.rendering import one_line, render_slack_blocks, render_slack_text
 from attr_actors.errors import SinkError
@@ -31,6 +33,14 @@ REFUSED = {
     "too_many_attachments",
 }
 """Errors that blame the message. Those of token, channel or Slack itself pass once somebody mends them."""
+LOOK_AT = {
+    **dict.fromkeys(
+        ("invalid_auth", "not_authed", "account_inactive", "token_revoked", "token_expired", "missing_scope"),
+        "the token is refused, see SLACK_BOT_TOKEN",
+    ),
+    **dict.fromkeys(("channel_not_found", "not_in_channel", "is_archived"), "see SLACK_CHANNEL"),
+}
+"""What an operator can do about an error."""
 USERS_MAX = 10_000
 """Most users remembered."""
 UNKNOWN_USER_S = 3600.0
@@ -50,6 +60,7 @@ class SlackSink:
         self._client = AsyncWebClient(
             token, base_url=settings.slack_base_url, timeout=max(1, round(settings.sink_timeout_s)), retry_handlers=[]
         )
+        self._place = urlsplit(settings.slack_base_url).netloc.rpartition("@")[2]
         self._channel = settings.slack_channel
         self._domain = settings.slack_email_domain
         self._cluster = settings.cluster_name
@@ -82,7 +93,7 @@ class SlackSink:
         if reply.get("error") in REFUSED:
             reply = await self._call("chat.postMessage", json={k: v for k, v in message.items() if k != "blocks"})
         if reply.get("error") in REFUSED:
-            return Outcome(delivery_id=delivery.delivery_id, state="parked", reason=f"Slack: {reply['error']}")
+            return Outcome(delivery_id=delivery.delivery_id, state="parked", reason=reply["error"])
         _raise_unless_ok(reply)
         return Outcome(delivery_id=delivery.delivery_id, state="done", receipt=delivery.receipt or _text(reply.get("ts")))
 
@@ -118,18 +129,19 @@ class SlackSink:
             status, headers = getattr(exc.response, "status_code", 0), getattr(exc.response, "headers", {})
             body = getattr(exc.response, "data", None)
             if status == 429 or status >= 500:
-                raise SinkError(f"Slack: {method} answered {status}", _retry_after_s(headers)) from None
+                raise SinkError(f"{self._place}: {method} answered {status}", _retry_after_s(headers)) from None
         # The client ends with an AttributeError where a reply is text or a list instead of Slack's object.
         except (SlackClientError, aiohttp.ClientError, TimeoutError, OSError, ValueError, AttributeError) as exc:
-            raise SinkError(f"Slack: {method} got no usable reply ({type(exc).__name__})") from None
+            raise SinkError(f"{self._place}: {reason_of(exc)}") from None
         if not isinstance(body, dict) or "ok" not in body:
-            raise SinkError(f"Slack: {method} got a reply that is not Slack's")
+            raise SinkError(f"{self._place}: {method} got a reply that is not Slack's")
         return body
 
 
 def _raise_unless_ok(reply: dict[str, Any]) -> None:
     if reply.get("ok") is not True:
-        raise SinkError(f"Slack: {one_line(_text(reply.get('error')) or 'unknown error', 100)}")
+        error = one_line(_text(reply.get("error")) or "unknown error", 100)
+        raise SinkError(f"{error}; {LOOK_AT[error]}" if error in LOOK_AT else error)
 
 
 def _text(value: object) -> str | None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 import httpx
 
+from attr_actors.adapters.reasons import reason_of
 from attr_actors.core.backoff import parse_retry_after
 from attr_actors.core.entries import entry_key
 from attr_actors.core.rendering import render_record
@@ -43,6 +44,7 @@ class WebhookSink:
         if address.scheme not in ("http", "https") or not address.host:
             raise BadSettings("NVRX_ATTRSVC_EXPORT_URL: must be of the form http(s)://host/path")
         self._url = address.copy_with(username="", password="")
+        self._place = address.netloc.decode()  # Path and query may be secret.
         self._secret = settings.export_secret.get_secret_value().encode() if settings.export_secret else b""
         self._cluster = settings.cluster_name
         self.counts: Mapping[str, float] = {}
@@ -57,7 +59,7 @@ class WebhookSink:
         outcomes = []
         for delivery, result in zip(deliveries, results, strict=True):
             if isinstance(result, httpx.HTTPError | httpx.InvalidURL):
-                reason = f"webhook: no usable reply ({type(result).__name__})"
+                reason = f"{self._place}: {reason_of(result)}"
                 outcomes.append(Outcome(delivery_id=delivery.delivery_id, state="retry", reason=reason))
             elif isinstance(result, BaseException):
                 raise result
@@ -82,6 +84,6 @@ class WebhookSink:
         if reply.status_code < 300:
             return Outcome(delivery_id=delivery.delivery_id, state="done")
         passes = reply.status_code in TRY_AGAIN or reply.status_code >= 500
-        reason = f"webhook: {reply.status_code}"
+        reason = f"{self._place}: {reply.status_code}"
         delay = parse_retry_after(reply.headers.get("Retry-After")) if passes else None
         return Outcome(delivery_id=delivery.delivery_id, state="retry" if passes else "parked", reason=reason, delay_s=delay)

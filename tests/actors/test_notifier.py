@@ -103,7 +103,7 @@ def test_outage_of_an_hour_delays_and_loses_nothing(tmp_path: Path) -> None:
             assert len(w.sink.sizes) < 60, "a dead sink is tried rarely"
             assert set(w.sink.sizes[1:]) == {1}, "and with one delivery at a time"
             health = await w.notifier.health()
-            assert (health.issues, health.failing) == (("own: connection refused",), True)
+            assert (health.issues, health.failing) == (("connection refused; answers are served, deliveries wait",), True)
             w.sink.broken = None
             await until(w.nothing_owed)
             assert sorted(w.sink.taken) == sorted(f"/{n}" for n in range(30))
@@ -289,7 +289,7 @@ def test_sink_that_cannot_be_made_is_an_issue_and_not_a_crash(tmp_path: Path) ->
             w.ledger.record((recording(),))
             late = Notifier(w.chosen, w.handle, "own", make, w.clock, w.clock.sleep)
             await until(lambda: len(w.clock.slept) > 5)
-            assert (await late.health()).issues == ("own: no such sink",)
+            assert (await late.health()).issues == ("no such sink",)
             installed = True
             await until(w.nothing_owed)
             assert (await late.health()).issues == ()

@@ -165,8 +165,14 @@ def test_a_busy_service_is_asked_again_within_the_look(
 
 @pytest.mark.parametrize(
     "replies",
-    [[(503, {}, {"message": "starting"})] * 3, [(429, {"Retry-After": "86400"}, BUSY)], [(500, {}, {"message": "unexpected"})]],
-    ids=["always 503", "429 for a day", "500"],
+    [
+        [(503, {}, {"message": "starting"})] * 3,
+        [(429, {"Retry-After": "86400"}, BUSY)],
+        [(500, {}, {"error_code": "internal_error", "message": "unexpected"})],
+        [(404, {}, b"Path '/logs' not found.")] * 3,
+        [(401, {}, ["odd"])] * 3,
+    ],
+    ids=["always 503", "429 for a day", "500", "404 of Serve's proxy", "401 of a proxy"],
 )
 def test_a_service_in_trouble_costs_no_job_a_try(
     replies: list[tuple[int, dict[str, str], object]], make: Callable[..., Monitor], twin: AttributionTwin, slurm: ScriptedSlurm
@@ -185,7 +191,6 @@ def test_a_service_in_trouble_costs_no_job_a_try(
     [
         (403, {}, {"error_code": "outside_root", "message": "outside the allowed root", "details": None}),
         (422, {}, b"not json"),
-        (401, {}, ["odd"]),
         (500, {}, {"error_code": "analysis_failed", "message": "ended its reader 2 times", "details": None}),
         (200, {}, b"<html>"),
         (200, {}, [1]),

@@ -80,7 +80,7 @@ def test_fault_that_may_pass_is_tried_again(tmp_path: Path, receiver: Receiver, 
 def test_refusal_is_parked_with_its_status(tmp_path: Path, receiver: Receiver, code: int) -> None:
     receiver.faults.append(status(code))
     (outcome,) = post(settings(tmp_path, export_url=receiver.url), deliveries(1))
-    assert (outcome.state, outcome.reason) == ("parked", f"webhook: {code}")
+    assert (outcome.state, outcome.reason) == ("parked", f"127.0.0.1:{receiver.port}: {code}")
 
 
 def test_fault_of_one_concerns_that_one_alone(tmp_path: Path, receiver: Receiver) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from attr_actors.core.access import KeyRow, hash_token, render_keys
 from attr_actors.core.paths import LogPath, admit
+from attr_actors.errors import Unavailable
+from attr_actors.models import Health
 from tests.api.conftest import OOM_LOG, Api
 
 
@@ -201,6 +205,49 @@ def test_a_hung_file_system_is_503_at_once_and_probes_and_kept_replies_stay_fast
         assert threading.active_count() <= threads_before + 2
     finally:
         mended.set()
+
+
+@pytest.mark.parametrize(("name", "ready"), [("ledger", 503), ("tracker", 503), ("meter", 200)])
+def test_an_actor_that_does_not_answer_is_named_and_a_vital_one_means_not_ready(  # type: ignore[no-untyped-def]
+    open_api, monkeypatch: pytest.MonkeyPatch, name: str, ready: int
+) -> None:
+    monkeypatch.setattr("serve_app.overview.HEALTH_AGE_MAX_S", 0.0)
+    monkeypatch.setattr("serve_app.overview.HEALTH_KEPT_S", 0.0)
+    monkeypatch.setattr("serve_app.overview.HEALTH_WAIT_S", 0.2)
+    api = open_api()
+    assert api.client.get("/healthz", params={"ready": "true"}).status_code == 200
+    named = api.door._overview._actors.named
+    stopped = named[name] = Stopped(named[name])
+    monkeypatch.setattr(named["limiter"], "health", away)
+    for params, status in (({"ready": "true"}, ready), ({}, 200)):
+        reply = api.client.get("/healthz", params=params)
+        assert (reply.status_code, reply.json()) == (
+            status,
+            {"status": "degraded", "issues": [f"{name}: takes longer than 0.2 s to tell how it is", "limiter: it restarts"]},
+        )
+    stopped.goes_on.set()
+    deadline = time.monotonic() + 10
+    while api.client.get("/healthz", params={"ready": "true"}).status_code != 200:
+        assert time.monotonic() < deadline
+
+
+async def away() -> Health:
+    raise Unavailable("it restarts")
+
+
+class Stopped:
+    """An actor whose process is stopped, as by SIGSTOP, until it ``goes_on``."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self.goes_on = threading.Event()
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._actor, method)
+
+    async def health(self) -> Health:
+        await asyncio.to_thread(self.goes_on.wait, 60)
+        return await self._actor.health()
 
 
 def test_more_waiting_requests_than_allowed_are_refused_and_probes_are_not(open_api, monkeypatch) -> None:  # type: ignore[no-untyped-def]

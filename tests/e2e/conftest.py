@@ -52,8 +52,8 @@ class Service:
         return {name.removesuffix(".pid"): int(pid) for name, pid in actors.items() if name.endswith(".pid")}
 
 
-def start_service(place: Path, **environment: str) -> Service:
-    """Start the command that the README names and wait until it serves."""
+def launch_service(place: Path, **environment: str) -> Service:
+    """Start the command that the README names."""
     root = place / "logs"
     root.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -69,10 +69,15 @@ def start_service(place: Path, **environment: str) -> Service:
     with (place / "service.log").open("a") as log:
         process = subprocess.Popen([sys.executable, "-m", "attr_actors.cli"], env=env, stdout=log, stderr=log, text=True, cwd=place)
     url = f"http://127.0.0.1:{port}"
-    service = Service(url, root, process, httpx.Client(base_url=url, timeout=60))
+    return Service(url, root, process, httpx.Client(base_url=url, timeout=60))
+
+
+def start_service(place: Path, **environment: str) -> Service:
+    """Start the command that the README names and wait until it serves."""
+    service = launch_service(place, **environment)
     deadline = time.monotonic() + START_TIMEOUT_S
     while "serves" not in (place / "service.log").read_text():
-        assert process.poll() is None, (place / "service.log").read_text()
+        assert service.process.poll() is None, (place / "service.log").read_text()
         assert time.monotonic() < deadline, (place / "service.log").read_text()
         time.sleep(0.1)
     return service

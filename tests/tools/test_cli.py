@@ -26,7 +26,7 @@ from attr_actors.models import Action, Attribution, Cascade, Category, Line, Sus
 from attr_actors.monitor_settings import MonitorSettings
 from serve_app.bodies import HealthReply, ResultBody, ResultReply, SubmitReply
 from tests.api.conftest import OOM_LOG
-from tests.loopback import Loopback, Reply, Request
+from tests.loopback import Loopback, Reply, Request, status
 
 REPO = Path(__file__).resolve().parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden"
@@ -157,8 +157,9 @@ def test_options_reach_the_service(service: Service, capsys: pytest.CaptureFixtu
     run(capsys, "result", "/l", "--file", "a.log", "--wl-restart", "1", "--no-wait", "--timeout", "7", "--url", service.url)
     wanted = {"log_path": ["/l"], "file": ["a.log"], "wl_restart": ["1"], "wait": ["false"], "timeout_s": ["7.0"]}
     assert parse_qs(urlsplit(service.requests[-1].path).query) == wanted
-    run(capsys, "health", "--ready", "--url", service.url)
+    code, out, _ = run(capsys, "health", "--ready", "--url", service.url)
     assert service.requests[-1].path == "/healthz?ready=true"
+    assert (code, out) == (0, "ready, degraded\n  notifier-slack: SinkError: 503\n")
 
 
 def test_each_option_of_the_monitor_is_a_setting_and_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +182,15 @@ def test_each_option_of_the_monitor_is_a_setting_and_wins_over_the_environment(m
         main(["monitor", "--verbose", *(word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value)))])
     assert set(values) == set(OPTIONS)
     assert seen[0].model_dump(include={*values, "verbose"}) == {**values, "verbose": True}
+
+
+def test_a_service_that_is_not_ready_fails_who_asks_for_that(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    body = {"status": "degraded", "issues": ["ledger: takes longer than 2 s to tell how it is"]}
+    service.faults.extend([status(503, body)] * 2)
+    code, out, _ = run(capsys, "health", "--ready", "--url", service.url)
+    assert (code, out) == (1, f"not ready, degraded\n  {body['issues'][0]}\n")
+    code, out, _ = run(capsys, "health", "--ready", "--json", "--url", service.url)
+    assert (code, json.loads(out)) == (1, body)
 
 
 @pytest.mark.parametrize("argv", [("result", "/l"), ("submit", "/l"), ("stats",), ("health",), ("jobs",)], ids=lambda a: a[0])

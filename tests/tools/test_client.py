@@ -51,6 +51,7 @@ FAULTS: dict[str, list[Fault]] = {
     "429 with Retry-After": [status(429, REFUSED, Retry_After="0")] * 2,
     "503 with Retry-After": [status(503, BUSY, Retry_After="0")] * 2,
     "503 of a proxy": [status(503, b"<html>sorry</html>")],
+    "404 of Serve's proxy while HAProxy starts": [status(404, b"Path '/logs' not found. Ping http://.../-/routes for available routes.")],
     "reset before the request": [DROP, DROP],
     "reset before the reply": [LOSE],
     "all of it": [DROP, status(429, REFUSED, Retry_After="0"), LOSE, status(503, BUSY, Retry_After="0"), status(502, b"bad gateway")],
@@ -161,6 +162,35 @@ def test_what_is_wrong_with_the_request_is_typed_and_not_repeated(door: Door) ->
         with pytest.raises(InvalidParameter, match="limit"):
             client.jobs(limit=5000)
     assert len(door.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("code", "body"), [(404, b"Path '/stats' not found"), (403, b"<html>no</html>"), (500, {"detail": "no"}), (400, [])]
+)
+def test_a_refusal_without_an_error_code_is_not_the_services_and_may_pass(door: Door, code: int, body: object) -> None:
+    door.faults.extend([status(code, body)] * 2)
+    with AttributionClient(door.url, patience=Patience(attempts_max=2, first_pause_s=0.01)) as client:
+        with pytest.raises(Unavailable, match=f"answered {code} without an error code"):
+            client.stats()
+        assert client.stats()
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "kind"),
+    [
+        (404, {"error_code": "errorcode.not_found", "message": "file not found", "details": None}, NotFound),
+        (404, {"error_code": "job_gone", "message": "a code of its own"}, RequestError),
+        (422, {"detail": [{"loc": ["query", "log_path"], "msg": "field required"}]}, InvalidParameter),
+    ],
+)
+def test_refusals_of_the_predecessors_servers_are_typed_and_not_repeated(
+    door: Door, code: int, body: object, kind: type[AttrError]
+) -> None:
+    door.faults.append(status(code, body))
+    with AttributionClient(door.url) as client, pytest.raises(AttrError) as refused:
+        client.stats()
+    assert type(refused.value) is kind
+    assert len(door.requests) == 1
 
 
 @pytest.mark.parametrize("fault", [GARBAGE, HTML])
