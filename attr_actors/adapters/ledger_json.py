@@ -43,7 +43,12 @@ def standing(entries: list[Any], root: str, now: float, age_max_s: float, counts
 
 
 def write_entries(path: str, recordings: Iterator[Recording]) -> int:
-    """Write a ledger file that the predecessor can read; it appears whole or not at all. Return the number of entries."""
+    """Write a ledger file that the predecessor can read; it appears whole or not at all. Return the number of entries.
+
+    Raises LedgerFault for what is no regular file: the new file would take the place of a device.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise LedgerFault(f"'{path}' is not a regular file; name a file to write")
     written = 0
     fresh = f"{path}.writing"
     with open(fresh, "w", encoding="utf-8") as file:

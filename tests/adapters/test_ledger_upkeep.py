@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import sqlite3
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,7 @@ def everything(place: Path) -> dict[str, tuple[bytes, int]]:
     return {str(p): (p.read_bytes() if p.is_file() else b"", p.stat().st_mtime_ns) for p in (place, *place.iterdir())}
 
 
-LOOKS = (["ledger", "verify"], ["outbox", "list"], ["ledger", "export", "/dev/null"])
+LOOKS = (["ledger", "verify"], ["outbox", "list"], ["ledger", "export", "../export.json"])
 
 
 @pytest.mark.parametrize("look", LOOKS)
@@ -288,8 +289,15 @@ def test_looks_at_the_ledger_of_a_killed_service_see_all_and_change_nothing(park
     assert main(["ledger", "verify"]) == 0
     assert "3 entries of 3 logs: no problems" in capsys.readouterr().out
     assert "/c" in [row["path"] for row in listed(capsys)]
-    assert main(["ledger", "export", "/dev/null"]) == 0
+    assert main(["ledger", "export", "../export.json"]) == 0
     assert everything(parked) == before
+
+
+def test_an_export_takes_no_devices_place(parked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(parked / "pipe")
+    assert main(["ledger", "export", str(parked / "pipe")]) == 1
+    assert "not a regular file" in capsys.readouterr().err
+    assert stat.S_ISFIFO(os.stat(parked / "pipe").st_mode)
 
 
 def test_a_service_that_starts_during_a_look_waits_for_its_end(parked: Path) -> None:
