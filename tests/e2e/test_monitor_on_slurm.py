@@ -76,7 +76,8 @@ def test_a_running_job_is_announced_and_its_end_by_cancellation_answered(
 def test_a_job_that_only_accounting_remembers_is_found_by_its_submit_line_or_script(
     slurm: dict[str, str], twin: AttributionTwin, tmp_path: Path
 ) -> None:
-    (tmp_path / "job.sh").write_text("#!/bin/bash\n#SBATCH --output=from-script-%j.log\nexit 1\n")
+    # A job that ends before slurmdbd has noted its start is kept there without name, submit line and script.
+    (tmp_path / "job.sh").write_text("#!/bin/bash\n#SBATCH --output=from-script-%j.log\nsleep 5\nexit 1\n")
     by_line = submit(slurm, tmp_path, "--output=from-line-%j.log", "job.sh")
     by_script = submit(slurm, tmp_path, "job.sh")
     for job in (by_line, by_script):
