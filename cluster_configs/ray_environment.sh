@@ -26,7 +26,8 @@ export RAY_SERVE_THROUGHPUT_OPTIMIZED="${RAY_SERVE_THROUGHPUT_OPTIMIZED:-1}"
 export RAY_SERVE_HAPROXY_NBTHREAD="${RAY_SERVE_HAPROXY_NBTHREAD:-1}"
 # HAProxy's admin socket lets any user of the host in, so that it lies in a directory of this user alone.
 haproxy_place="/tmp/attr-actors-$(id -u)"
-if mkdir -m 700 "$haproxy_place" 2>/dev/null || { [ ! -L "$haproxy_place" ] && chmod 700 "$haproxy_place" 2>/dev/null; }; then
+if mkdir -m 700 "$haproxy_place" 2>/dev/null ||
+    { [ -n "$(find "$haproxy_place" -prune -type d -user "$(id -u)" 2>/dev/null)" ] && chmod 700 "$haproxy_place"; }; then
     export RAY_SERVE_HAPROXY_CONFIG_FILE_LOC="${RAY_SERVE_HAPROXY_CONFIG_FILE_LOC:-$haproxy_place/haproxy.cfg}"
     export RAY_SERVE_HAPROXY_SOCKET_PATH="${RAY_SERVE_HAPROXY_SOCKET_PATH:-$haproxy_place/admin.sock}"
     export RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH="${RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH:-$haproxy_place/metrics.sock}"

@@ -131,7 +131,7 @@ class TracebackReader:
         if head:
             stream.prefix = line.body[: head.start()] if CLOCKED.search(line.body[: head.start()]) else ""
         elif stream.prefix and _alike(line.body[: len(stream.prefix)], stream.prefix):
-            line.body = line.body[len(stream.prefix) :]
+            line.body = line.body[len(stream.prefix) :]  # For all who read the line later, too: the text of the program begins here.
         body = line.body
         if stream.grouped:
             body = BAR.sub("", body)

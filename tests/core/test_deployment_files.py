@@ -233,6 +233,22 @@ def test_the_ray_environment_is_what_the_service_sets_for_itself(monkeypatch: py
             assert variables[name] == ours[name], name
 
 
+def test_a_directory_of_somebody_else_is_not_used_for_haproxys_socket(tmp_path: Path) -> None:
+    """Root could change its mode, and its owner could change it back."""
+    nobody = 2**31 - 1 - os.getpid()  # Owns nothing here.
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {nobody}\n")
+    (tmp_path / "id").chmod(0o755)
+    place = Path(f"/tmp/attr-actors-{nobody}")
+    place.mkdir()
+    try:
+        command = [shutil.which("sh") or "sh", "-c", f". {CONFIGS}/ray_environment.sh && env"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    finally:
+        place.rmdir()
+    assert f"'{place}' belongs to somebody else" in done.stderr
+    assert "RAY_SERVE_HAPROXY_SOCKET_PATH" not in done.stdout
+
+
 def test_without_haproxy_the_service_warns_and_goes_through_serves_own_proxy(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
