@@ -64,8 +64,11 @@ class AnswerCache:
 
     @contextlib.contextmanager
     def making(self, key: Key) -> Iterator[None]:
-        """Have a reply made, while requests for the same one may ``join()``. Else all readers of a reply would ask when it is too old."""
-        if key in self._making:
+        """Have a reply made, while requests for the same one may ``join()``. Else all readers of a reply would ask when it is too old.
+
+        Where nothing is kept, there is nothing to wait for.
+        """
+        if key in self._making or not self._bytes_max or not self._age_max_s:
             yield
             return
         made = self._making[key] = asyncio.Event()

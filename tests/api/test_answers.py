@@ -84,3 +84,17 @@ def test_of_two_who_have_a_reply_made_the_first_is_waited_for(cache: AnswerCache
         assert await waiting is None
 
     asyncio.run(trial())
+
+
+@pytest.mark.parametrize("off", ["answer_cache_bytes_max", "answer_cache_age_max_s"])
+def test_nobody_waits_where_nothing_is_kept(tmp_path, off: str) -> None:  # type: ignore[no-untyped-def]
+    cache = AnswerCache(Settings.load(allowed_root=str(tmp_path), **{off: 0}))
+
+    async def trial() -> None:
+        with cache.making(KEY):
+            waiting = asyncio.create_task(cache.join(KEY))
+            await asyncio.sleep(0)
+            assert waiting.done()
+            assert await waiting is None
+
+    asyncio.run(trial())
